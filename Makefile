@@ -1,0 +1,48 @@
+# Baystream: the doors of this tree. `make demo` and `make test` need nothing
+# but Debian 12, Go and make; the rest is installed by scripts/setup.
+
+SHELL   := /bin/bash
+GO      ?= go
+BUILD   := build
+IMAGE   := $(BUILD)/image
+export GOFLAGS := -buildvcs=false
+
+.PHONY: help setup build image demo test test-unit test-vm lint bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
+
+setup: ## install what is needed (apt), once
+	@scripts/setup
+
+build: setup ## the programs, into build/bin
+	@echo "== building programs"
+	@mkdir -p $(BUILD)/bin
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $(BUILD)/bin/ ./cmd/...
+
+image: build ## the bootable image, into build/image, with the size of each part
+	@$(BUILD)/bin/mkimage -o $(IMAGE) -cache $(BUILD)/cache
+
+demo: image ## the main job in a virtual frame; BUNDLE=path.zip deploys a published bundle instead
+	@$(BUILD)/bin/vframe demo -image $(IMAGE) -cache $(BUILD)/cache $(if $(BUNDLE),-bundle "$(BUNDLE)")
+
+test: image ## every test that this machine can run
+	@scripts/test
+
+test-unit: ## fast, no root, no VM
+	@$(GO) test -short ./...
+
+test-vm: image ## the tests in virtual frames only
+	@BAYSTREAM_IMAGE=$(abspath $(IMAGE)) $(GO) test -count=1 -timeout 40m -v -run 'Frame|InVM' ./qemu/... ./daemon/storage/...
+
+lint: setup ## gofmt, go vet, staticcheck
+	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
+	@$(GO) vet ./...
+	@$(GO) tool staticcheck ./...
+	@echo "lint: ok"
+
+bench: image ## benchmarks beside their peers, as a table and JSON
+	@scripts/bench
+
+clean:
+	rm -rf $(BUILD)
