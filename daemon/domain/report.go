@@ -1,0 +1,102 @@
+package domain
+
+// What an appliance says of itself, below /rest/baystream. These resources are
+// ours; the rest of the interface has no place for them.
+
+// Identity is who an appliance is.
+type Identity struct {
+	Name    string `json:"name"`   // "<frame serial>, appliance <bay>"
+	Frame   string `json:"frame"`  // serial of the frame
+	Bay     string `json:"bay"`    // "appliance bay 1"
+	Serial  string `json:"serial"` // of the module
+	Role    string `json:"role"`   // appliance or witness
+	Version string `json:"version"`
+	Kernel  string `json:"kernel"`
+}
+
+// Health is the answer of an appliance that is asked how it is. Whoever has no
+// token sees it too, so it holds nothing secret.
+type Health struct {
+	Status    string       `json:"status"` // the worst of the parts
+	Appliance Identity     `json:"appliance"`
+	Started   string       `json:"started"` // of the daemon
+	Parts     []HealthPart `json:"parts"`
+}
+
+// HealthPart is one part of the appliance.
+type HealthPart struct {
+	Name   string `json:"name"`
+	Status string `json:"status"` // OK, Warning, Critical
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// NetReport is the network as it is, and what differs from what is wanted.
+type NetReport struct {
+	Links []NetLink `json:"links"`
+	Drift []string  `json:"drift"` // changes that the next round would make; empty is good
+}
+
+// NetLink is one link.
+type NetLink struct {
+	Name      string   `json:"name"`
+	Kind      string   `json:"kind"` // physical, bond, vlan
+	Purpose   string   `json:"purpose"`
+	MAC       string   `json:"mac"`
+	Slot      int      `json:"slot,omitempty"` // PCIe slot; of an interconnect port, the interconnect bay
+	MTU       int      `json:"mtu"`
+	Up        bool     `json:"up"`
+	Carrier   bool     `json:"carrier"`
+	Master    string   `json:"master,omitempty"`
+	Addresses []string `json:"addresses"`
+}
+
+// StorageReport is the storage role as it is.
+type StorageReport struct {
+	Status    string          `json:"status"`
+	Detail    string          `json:"detail,omitempty"`
+	DataBytes int64           `json:"dataBytes"` // of the pool
+	DataUsed  int64           `json:"dataUsed"`
+	MetaBytes int64           `json:"metaBytes"`
+	MetaUsed  int64           `json:"metaUsed"`
+	Goldens   []StorageGolden `json:"goldens"`
+	Volumes   []StorageVolume `json:"volumes"`
+}
+
+// StorageGolden is a golden image expanded in the pool.
+type StorageGolden struct {
+	ID     string `json:"id"`
+	Bytes  int64  `json:"bytes"`
+	SHA256 string `json:"sha256"`
+	Clones int    `json:"clones"`
+}
+
+// StorageVolume is an OS volume as the kernel sees it.
+type StorageVolume struct {
+	ID       string   `json:"id"`
+	Name     string   `json:"name"`
+	Bytes    int64    `json:"bytes"`
+	Used     int64    `json:"used"`   // mapped in the pool, bytes, shared blocks included
+	Device   string   `json:"device"` // /dev/drbdN
+	Role     string   `json:"role"`   // DRBD: Primary, Secondary
+	Disk     string   `json:"disk"`   // DRBD: UpToDate, ...
+	Peer     string   `json:"peer"`   // DRBD connection state; StandAlone without a partner
+	IQN      string   `json:"iqn"`    // empty while not exported
+	Sessions []string `json:"sessions"`
+}
+
+// ClusterReport says which votes exist.
+type ClusterReport struct {
+	Members  []ClusterMember `json:"members"`
+	Leader   string          `json:"leader"`
+	Revision int64           `json:"revision"`
+	DBBytes  int64           `json:"dbBytes"`
+	Verdict  string          `json:"verdict"` // what the next loss would do, in a sentence
+}
+
+// ClusterMember is one vote.
+type ClusterMember struct {
+	Name    string `json:"name"`
+	ID      string `json:"id"`
+	Healthy bool   `json:"healthy"`
+}
