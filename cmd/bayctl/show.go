@@ -1,0 +1,418 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"baystream/daemon/domain"
+)
+
+// print writes v as JSON, or lets asTable write it for people.
+func (a *app) print(v any, asTable func(w io.Writer)) error {
+	if a.output == "json" {
+		enc := json.NewEncoder(a.out)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	asTable(a.out)
+	return nil
+}
+
+// rows writes a table with a header.
+func rows(w io.Writer, header []any, lines [][]any) {
+	t := table.NewWriter()
+	t.SetOutputMirror(w)
+	st := table.StyleLight
+	st.Options = table.OptionsNoBordersAndSeparators
+	st.Box.PaddingLeft = ""
+	st.Box.PaddingRight = "  "
+	t.SetStyle(st)
+	t.AppendHeader(header)
+	for _, l := range lines {
+		t.AppendRow(l)
+	}
+	t.Render()
+}
+
+// size renders bytes for people, in binary units.
+func size(n int64) string {
+	v, u := float64(n), "B"
+	for _, next := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if v < 1024 {
+			break
+		}
+		v, u = v/1024, next
+	}
+	if u == "B" {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", v, u)
+}
+
+// simple makes a command that reads one report and prints it.
+func simple[T any](a *app, use, short, uri string, show func(w io.Writer, v T)) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		var v T
+		if _, err := c.do(cmd.Context(), http.MethodGet, uri, nil, &v); err != nil {
+			return err
+		}
+		return a.print(v, func(w io.Writer) { show(w, v) })
+	}}
+}
+
+// listing makes a command that prints a collection.
+func listing[T any](a *app, use, short, uri string, header []any, line func(T) []any) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		all, err := list[T](cmd.Context(), c, uri)
+		if err != nil {
+			return err
+		}
+		return a.print(all, func(w io.Writer) { show(w, all, header, line) })
+	}}
+}
+
+func show[T any](w io.Writer, all []T, header []any, line func(T) []any) {
+	if len(all) == 0 {
+		fmt.Fprintln(w, "none")
+		return
+	}
+	var lines [][]any
+	for _, v := range all {
+		lines = append(lines, line(v))
+	}
+	rows(w, header, lines)
+}
+
+func (a *app) statusCmd() *cobra.Command {
+	return &cobra.Command{Use: "status", Short: "Health of the appliance, its votes, what it serves", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var v struct {
+				Health  domain.Health        `json:"health"`
+				Cluster domain.ClusterReport `json:"cluster"`
+				Storage domain.StorageReport `json:"storage"`
+			}
+			ctx := cmd.Context()
+			if _, err := c.do(ctx, http.MethodGet, "/rest/baystream/health", nil, &v.Health); err != nil {
+				return err
+			}
+			if _, err := c.do(ctx, http.MethodGet, "/rest/baystream/cluster", nil, &v.Cluster); err != nil {
+				return err
+			}
+			if _, err := c.do(ctx, http.MethodGet, "/rest/baystream/storage", nil, &v.Storage); err != nil {
+				return err
+			}
+			return a.print(v, func(w io.Writer) {
+				h := v.Health
+				fmt.Fprintf(w, "%s  (%s, %s, serial %s)  version %s  kernel %s\n", h.Appliance.Name, h.Appliance.Role, h.Appliance.Bay,
+					h.Appliance.Serial, h.Appliance.Version, h.Appliance.Kernel)
+				fmt.Fprintf(w, "status: %s   up since %s\n\n", h.Status, h.Started)
+				var lines [][]any
+				for _, p := range h.Parts {
+					lines = append(lines, []any{p.Name, p.Status, p.Detail})
+					if p.Remedy != "" {
+						lines = append(lines, []any{"", "", "what to do: " + p.Remedy})
+					}
+				}
+				rows(w, []any{"part", "status", "detail"}, lines)
+				fmt.Fprintf(w, "\nvotes: %s\n", v.Cluster.Verdict)
+				fmt.Fprintf(w, "volumes: %d served of %d; pool %s of %s used\n", served(v.Storage), len(v.Storage.Volumes),
+					size(v.Storage.DataUsed), size(v.Storage.DataBytes))
+			})
+		}}
+}
+
+func served(s domain.StorageReport) int {
+	n := 0
+	for _, v := range s.Volumes {
+		if v.IQN != "" {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *app) hwCmd() *cobra.Command {
+	return simple(a, "hw", "Hardware of the appliance", "/rest/baystream/hw", func(w io.Writer, v map[string]any) {
+		tree(w, v, "")
+	})
+}
+
+// tree prints nested JSON as an indented tree with sorted keys.
+func tree(w io.Writer, v any, indent string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, k := range sortedKeys(v) {
+			switch v[k].(type) {
+			case map[string]any, []any:
+				fmt.Fprintf(w, "%s%s\n", indent, k)
+				tree(w, v[k], indent+"  ")
+			default:
+				fmt.Fprintf(w, "%s%-18s %v\n", indent, k, number(v[k]))
+			}
+		}
+	case []any:
+		for i, e := range v {
+			m, ok := e.(map[string]any)
+			if !ok {
+				fmt.Fprintf(w, "%s- %v\n", indent, number(e))
+				continue
+			}
+			name, _ := m["name"].(string)
+			if name == "" {
+				name = fmt.Sprint(i + 1)
+			}
+			fmt.Fprintf(w, "%s%s\n", indent, name)
+			delete(m, "name")
+			tree(w, m, indent+"  ")
+		}
+	}
+}
+
+// number keeps large whole numbers out of the exponent form.
+func number(v any) any {
+	if f, ok := v.(float64); ok && f == float64(int64(f)) {
+		return int64(f)
+	}
+	return v
+}
+
+func (a *app) netCmd() *cobra.Command {
+	return simple(a, "net", "Network of the appliance", "/rest/baystream/net", func(w io.Writer, v domain.NetReport) {
+		show(w, v.Links, []any{"link", "kind", "for", "slot", "mac", "mtu", "state", "in", "addresses"}, func(l domain.NetLink) []any {
+			state := "down"
+			if l.Up {
+				state = "up"
+				if !l.Carrier {
+					state = "no carrier"
+				}
+			}
+			slot := any("")
+			if l.Slot > 0 {
+				slot = l.Slot
+			}
+			return []any{l.Name, l.Kind, l.Purpose, slot, l.MAC, l.MTU, state, l.Master, strings.Join(l.Addresses, " ")}
+		})
+		for _, d := range v.Drift {
+			fmt.Fprintln(w, "differs from what is wanted:", d)
+		}
+	})
+}
+
+func (a *app) storageCmd() *cobra.Command {
+	return simple(a, "storage", "Pool, golden images and volumes as the kernel sees them", "/rest/baystream/storage",
+		func(w io.Writer, v domain.StorageReport) {
+			fmt.Fprintf(w, "pool: %s  %s\n", v.Status, v.Detail)
+			if v.DataBytes > 0 {
+				fmt.Fprintf(w, "data: %s of %s (%.0f %%)   metadata: %s of %s (%.0f %%)\n\n", size(v.DataUsed), size(v.DataBytes),
+					100*float64(v.DataUsed)/float64(v.DataBytes), size(v.MetaUsed), size(v.MetaBytes), 100*float64(v.MetaUsed)/float64(max(1, v.MetaBytes)))
+			}
+			fmt.Fprintln(w, "golden images in the pool:")
+			show(w, v.Goldens, []any{"id", "size", "clones", "sha256"}, func(g domain.StorageGolden) []any {
+				return []any{g.ID, size(g.Bytes), g.Clones, short(g.SHA256)}
+			})
+			fmt.Fprintln(w, "\nvolumes:")
+			show(w, v.Volumes, []any{"name", "size", "used", "device", "role", "disk", "partner", "sessions"}, func(s domain.StorageVolume) []any {
+				return []any{s.Name, size(s.Bytes), size(s.Used), s.Device, s.Role, s.Disk, s.Peer, strings.Join(s.Sessions, " ")}
+			})
+		})
+}
+
+func short(hash string) string {
+	if len(hash) > 12 {
+		return hash[:12]
+	}
+	return hash
+}
+
+func (a *app) volumesCmd() *cobra.Command {
+	cmd := listing(a, "volumes", "OS volumes", domain.OSVolumes, []any{"name", "state", "size", "profile", "portal", "iqn"}, func(v domain.OSVolume) []any {
+		return []any{v.Name, v.State, size(v.Size), v.ServerProfileName, v.OEVolumeIP, v.OEVolumeIQN}
+	})
+	cmd.AddCommand(&cobra.Command{Use: "log VOLUME", Short: "Log of the deployment that made a volume", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v, err := find[domain.OSVolume](cmd.Context(), c, domain.OSVolumes, "OS volume", args[0])
+			if err != nil {
+				return err
+			}
+			return a.stream(cmd.Context(), c, domain.OSVolumes+"/archive/"+v.OEVolumeID)
+		}})
+	return cmd
+}
+
+func (a *app) serversCmd() *cobra.Command {
+	cmd := listing(a, "servers", "Compute modules", domain.ServerHardwares, []any{"name", "serial", "uuid", "address", "profile", "last seen"}, func(s domain.ServerHardware) []any {
+		seen := s.LastSeen
+		if s.LastSeenAs != "" {
+			seen += " (" + s.LastSeenAs + ")"
+		}
+		return []any{s.Name, s.SerialNumber, s.UUID, s.Address, s.ServerProfile, seen}
+	})
+	return cmd
+}
+
+func (a *app) profilesCmd() *cobra.Command {
+	cmd := listing(a, "profiles", "Server profiles", domain.ServerProfiles, []any{"name", "state", "server", "volume"}, func(p domain.ServerProfile) []any {
+		vol := ""
+		if p.OSDeploymentSettings != nil {
+			vol = p.OSDeploymentSettings.OSVolumeURI
+		}
+		return []any{p.Name, p.State, p.SerialNumber, vol}
+	})
+	cmd.AddCommand(&cobra.Command{Use: "delete PROFILE", Short: "Delete a server profile; its volume moves to the trash", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			p, err := find[domain.ServerProfile](cmd.Context(), c, domain.ServerProfiles, "server profile", args[0])
+			if err != nil {
+				return err
+			}
+			var t domain.Task
+			if _, err := c.do(cmd.Context(), http.MethodDelete, p.URI, nil, &t); err != nil {
+				return err
+			}
+			return a.follow(cmd.Context(), c, t)
+		}})
+	return cmd
+}
+
+func (a *app) tasksCmd() *cobra.Command {
+	var watch bool
+	cmd := &cobra.Command{Use: "tasks [TASK]", Short: "Long work: all of it, or one with its log; -w follows it live", Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			c, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				t, err := find[domain.Task](ctx, c, domain.Tasks, "task", args[0])
+				if err != nil {
+					return err
+				}
+				if watch && !t.Ended() {
+					return a.follow(ctx, c, t)
+				}
+				return a.print(t, func(w io.Writer) { showTask(w, t) })
+			}
+			all, err := list[domain.Task](ctx, c, domain.Tasks)
+			if err != nil {
+				return err
+			}
+			if watch {
+				for _, t := range all {
+					if !t.Ended() {
+						if err := a.follow(ctx, c, t); err != nil {
+							fmt.Fprintln(a.errOut, err)
+						}
+					}
+				}
+				return nil
+			}
+			return a.print(all, func(w io.Writer) {
+				show(w, all, []any{"task", "on", "state", "%", "doing", "created", "id"}, func(t domain.Task) []any {
+					return []any{t.Name, t.AssociatedResource.ResourceName, t.TaskState, t.PercentComplete, t.TaskStatus, t.Created, t.ID}
+				})
+			})
+		}}
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "follow until the end")
+	return cmd
+}
+
+func showTask(w io.Writer, t domain.Task) {
+	fmt.Fprintf(w, "%s %s: %s, %d %%\n", t.Name, t.AssociatedResource.ResourceName, t.TaskState, t.PercentComplete)
+	for _, u := range t.ProgressUpdates {
+		fmt.Fprintf(w, "  %s  %s\n", u.Timestamp, u.StatusUpdate)
+	}
+	for _, e := range t.TaskErrors {
+		fmt.Fprintf(w, "error: %s\n", e.Message)
+		for _, r := range e.RecommendedActions {
+			fmt.Fprintf(w, "  what to do: %s\n", r)
+		}
+	}
+}
+
+// follow shows a task's progress until it ends; a failed task is an error.
+func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
+	bar := newBar(a.errOut)
+	defer bar.done()
+	for !t.Ended() {
+		bar.show(taskLine(t), int64(t.PercentComplete), 100)
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("no longer watching; the task goes on: bayctl tasks -w %s", t.ID)
+		case <-time.After(500 * time.Millisecond):
+		}
+		var next domain.Task
+		if _, err := c.do(ctx, http.MethodGet, t.URI, nil, &next); err != nil {
+			return err
+		}
+		t = next
+	}
+	bar.show(taskLine(t), 100, 100)
+	bar.done()
+	if t.TaskState != domain.TaskCompleted && t.TaskState != domain.TaskWarning {
+		msg := t.Name + " failed"
+		for _, e := range t.TaskErrors {
+			msg += "\n  " + e.Message
+			for _, r := range e.RecommendedActions {
+				msg += "\n  what to do: " + r
+			}
+		}
+		return fmt.Errorf("%s\n  its log: bayctl tasks %s", msg, t.ID)
+	}
+	if a.output == "json" {
+		return a.print(t, nil)
+	}
+	fmt.Fprintf(a.out, "%s: done (%s)\n", t.Name, t.AssociatedResource.ResourceName)
+	return nil
+}
+
+func (a *app) logsCmd() *cobra.Command {
+	var lines int
+	cmd := &cobra.Command{Use: "logs", Short: "Log of the appliance, newest last", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		c, err := a.connect(cmd.Context())
+		if err != nil {
+			return err
+		}
+		return a.stream(cmd.Context(), c, fmt.Sprintf("/rest/baystream/logs?lines=%d", lines))
+	}}
+	cmd.Flags().IntVarP(&lines, "lines", "n", 200, "how many lines")
+	return cmd
+}
+
+// stream copies an answer that is not JSON to the output.
+func (a *app) stream(ctx context.Context, c *client, uri string) error {
+	resp, err := c.open(ctx, http.MethodGet, uri, "", nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(a.out, resp.Body)
+	return err
+}
