@@ -1,0 +1,289 @@
+// Init is the first process of an appliance (PID 1): it makes the kernel's
+// file systems and devices usable, keeps the services of /etc/init.json
+// running, adopts and reaps orphans, and ends the machine in order. It knows
+// no roles and never exits.
+//
+// The boot is a list of steps (bootSteps), each needed or optional. A needed
+// step that fails is shown on the console with what to do, and tried again,
+// while services that can live without it run. Then one goroutine, the
+// supervisor's, owns all services and is the only one that waits for children.
+// What to do with a service is decided by a machine without I/O (supervise.go).
+//
+// Services tell about themselves by the sd_notify(3) protocol: READY, STATUS,
+// STOPPING, WATCHDOG (=1, =trigger), WATCHDOG_USEC and EXTEND_TIMEOUT_USEC from
+// the main process alone; MAINPID and the descriptor store are not for them. So
+// the same programs run under systemd. Each lives in the cgroup
+// /sys/fs/cgroup/baystream/NAME, and what it leaves behind there is killed when
+// its main process ends. What it prints goes to the console as it is.
+//
+// # Log
+//
+// The log (own lines, those of services, the kernel's) is /run/log/ring, with
+// the older half in /run/log/ring.1; together they hold about 1 MiB. A line is
+// "TIME SOURCE: TEXT" with TIME in RFC 3339.
+//
+// # Control socket
+//
+// On /run/init.sock (SOCK_STREAM, root only) each line is a command, and is
+// answered by one line with a JSON object: {"ok":true,...} or
+// {"ok":false,"error":"..."}. The commands:
+//
+//	status        uptime_sec, boot_sec, kernel_sec, steps, services (see Reply)
+//	restart NAME  stops the service and starts it again; answers at once
+//	log [N]       lines: the last N (100) lines of the log
+//	poweroff      ends the machine in order; answers at once
+//	reboot        the same, and starts it again
+//
+// # Signals
+//
+// SIGINT (ctrl-alt-del), SIGTERM and SIGRTMIN+5 reboot; SIGUSR1, SIGUSR2,
+// SIGPWR, SIGRTMIN+4 and the power button power off. All others are harmless.
+//
+// # The initramfs
+//
+// It needs /init, the device nodes /dev/console and /dev/null (the kernel and
+// Go's runtime open them before devtmpfs is there), /etc/init.json, and the
+// modules of the kernel with modules.dep. With baystream.boot-trace on the
+// kernel's command line the time of each step is printed.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	notifyPath  = "/run/notify.sock"
+	controlPath = "/run/init.sock"
+	ringPath    = "/run/log/ring"
+	cgroupTop   = "/sys/fs/cgroup"
+	cgroupDir   = cgroupTop + "/baystream"
+
+	ringMemory = 64 << 10
+	ringFile   = 1 << 20
+	lastPause  = time.Minute // long enough to read the console
+)
+
+func main() {
+	if os.Args[0] == stubName {
+		fmt.Fprintln(os.Stderr, "init:", stub(os.Args[1:]))
+		os.Exit(127)
+	}
+	if os.Getpid() != 1 {
+		fmt.Fprintln(os.Stderr, "init: this program is the first process of an appliance: start it as /init of an initramfs")
+		os.Exit(2)
+	}
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(8 << 20)
+	defer lastResort(os.Stdout, "init ended")
+	err := newInit().run()
+	fmt.Println("init:", err)
+}
+
+// lastResort ends a machine whose init cannot go on. It never returns.
+func lastResort(out io.Writer, why string) {
+	if p := recover(); p != nil {
+		why = fmt.Sprintf("init: panic: %v\n%s", p, debug.Stack())
+	}
+	fmt.Fprintf(out, "init: CANNOT GO ON: %s\ninit: the machine reboots in %v\n", why, lastPause)
+	time.Sleep(lastPause)
+	for {
+		done := make(chan struct{})
+		go func() { unix.Sync(); close(done) }()
+		select {
+		case <-done:
+		case <-time.After(30 * time.Second):
+		}
+		fmt.Fprintln(out, "init:", linux{}.reboot(reboot))
+		time.Sleep(lastPause)
+	}
+}
+
+// guard runs f; if it panics the machine cannot go on.
+func guard(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			lastResort(os.Stdout, fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
+	f()
+}
+
+// initProcess is the running PID 1.
+type initProcess struct {
+	journal *journal
+	log     *slog.Logger
+	config  Config
+	boot    *bootLog
+	ends    chan how
+	cgroups string // "" until they are there
+}
+
+func newInit() *initProcess {
+	j := &journal{ring: newRing(ringMemory), console: newConsole(os.Stdout)}
+	return &initProcess{journal: j, log: j.logger(), boot: &bootLog{}, ends: make(chan how, 4)}
+}
+
+// end asks for the end of the machine. The first to ask decides how.
+func (p *initProcess) end(h how) {
+	select {
+	case p.ends <- h:
+	default:
+	}
+}
+
+// run is the life of PID 1. It returns only if the kernel refuses to end the
+// machine.
+func (p *initProcess) run() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	began, times := time.Now(), bootTimes{kernel: uptime()}
+	sigchld, signals := catchSignals()
+	go guard(func() { p.handleSignals(signals) })
+
+	failed := runSteps(ctx, p.log, p.boot, p.bootSteps())
+	times.steps = time.Since(began)
+	if hasFlag("/proc/cmdline", "baystream.boot-trace") {
+		for _, s := range p.boot.list() {
+			p.journal.own(fmt.Sprintf("step %-28s %8.1f ms", s.Name, s.Seconds*1000))
+		}
+	}
+	p.journal.own(fmt.Sprintf("boot steps done in %.3f s (kernel %.3f s)", times.steps.Seconds(), times.kernel.Seconds()))
+	go guard(func() { retrySteps(ctx, p.log, p.boot, failed, 5*time.Second) })
+
+	sup := p.supervise(ctx, sigchld)
+	p.answerControl(ctx, sup, times)
+	h := <-p.ends
+	p.log.Info("shutdown begins", "how", string(h))
+	sys := linux{flush: func() { p.journal.console.flush(time.Second) }}
+	return shutdown(p.log, sys, sup.shutdown, h, defaultLimits)
+}
+
+// bootSteps is the boot, in order.
+func (p *initProcess) bootSteps() []step {
+	simple := func(f func() error) func(context.Context) error {
+		return func(context.Context) error { return f() }
+	}
+	return []step{
+		{name: "mount proc", do: mount("proc", "/proc", plain, "")},
+		{name: "mount sysfs", do: mount("sysfs", "/sys", plain, "")},
+		{name: "mount devtmpfs", do: mount("devtmpfs", "/dev", unix.MS_NOSUID, "mode=0755")},
+		{name: "mount devpts", do: mount("devpts", "/dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0620,ptmxmode=0666"), optional: true},
+		{name: "mount run", do: mount("tmpfs", "/run", plain, "mode=0755,size=64m")},
+		{name: "mount tmp", do: mount("tmpfs", "/tmp", unix.MS_NOSUID|unix.MS_NODEV, "mode=1777,size=50%")},
+		{name: "mount cgroup2", do: mount("cgroup2", cgroupTop, plain, "nsdelegate"), optional: true},
+		{name: "console", do: simple(takeConsole), optional: true},
+		{name: "log", do: simple(p.attachLog), optional: true},
+		{name: "configuration", do: simple(p.readConfig), remedy: "build the image again with a correct " + configPath},
+		{name: "limits", do: simple(setLimits), optional: true},
+		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
+		{
+			name: "kernel modules", do: simple(func() error { return loadModules(p.config.Modules...) }), limit: time.Minute,
+			remedy: "add the modules to the image, or take them out of " + configPath,
+		},
+		{name: "mount configfs", do: mount("configfs", "/sys/kernel/config", plain, ""), remedy: "add the module configfs to the image"},
+		{name: "mount securityfs", do: mount("securityfs", "/sys/kernel/security", plain, ""), optional: true},
+		{
+			name:     "mount efivarfs",
+			do:       ifThere("/sys/firmware/efi/efivars", mount("efivarfs", "/sys/firmware/efi/efivars", plain, "")),
+			optional: true,
+		},
+		{name: "mount debugfs", do: mount("debugfs", "/sys/kernel/debug", plain, "mode=0700"), optional: true},
+		{name: "device links", do: simple(linkDevices), optional: true},
+		{name: "loopback link", do: simple(loopbackUp)},
+		{name: "host name", do: simple(func() error { return setHostname(p.config.Hostname) }), optional: true},
+		{name: "clock", do: simple(p.checkClock), optional: true},
+		{name: "control groups", do: simple(p.prepareCgroups), optional: true},
+		{
+			name:     "power button",
+			do:       func(context.Context) error { return watchPowerButton(func() { p.end(poweroff) }) },
+			optional: true,
+		},
+	}
+}
+
+func (p *initProcess) attachLog() error {
+	go func() {
+		if err := followKernelLog("/dev/kmsg", p.journal.kernel); err != nil {
+			p.log.Warn("kernel log", "err", err)
+		}
+	}()
+	return p.journal.ring.attach(ringPath, ringFile)
+}
+
+func (p *initProcess) readConfig() (err error) {
+	p.config, err = readConfig(configPath)
+	return err
+}
+
+func (p *initProcess) checkClock() error {
+	set, err := checkClock(p.config.built)
+	if set {
+		p.log.Warn("the clock was before the image's build time: set to that; check the module's battery", "now", p.config.built.UTC().Format(time.RFC3339))
+	}
+	return err
+}
+
+func (p *initProcess) prepareCgroups() error {
+	err := prepareCgroups(cgroupTop, cgroupDir)
+	if _, statErr := os.Stat(cgroupDir + "/cgroup.procs"); statErr == nil {
+		p.cgroups = cgroupDir
+	}
+	return err
+}
+
+// supervise starts the services and the goroutine that keeps them.
+func (p *initProcess) supervise(ctx context.Context, sigchld <-chan os.Signal) *supervisor {
+	l := &launcher{
+		cgroups: p.cgroups, notify: notifyPath,
+		line: p.journal.line,
+		warn: func(svc string, err error) { p.log.Warn("start", "service", svc, "err", err) },
+	}
+	sup := newSupervisor(p.log, l, sigchld, defaultPolicy, p.config.Services)
+	sock, err := listenNotify(notifyPath)
+	if err != nil {
+		p.log.Error("services cannot say that they are ready", "err", err, "remedy", "check the boot step mount run")
+	} else {
+		go guard(func() { sock.receive(func(n notification) { sup.notify(ctx, n) }) })
+	}
+	go guard(func() { sup.run(ctx) })
+	return sup
+}
+
+// answerControl serves the control socket.
+func (p *initProcess) answerControl(ctx context.Context, sup *supervisor, times bootTimes) {
+	l, err := listenControl(controlPath)
+	if err != nil {
+		p.log.Error("nobody can ask init for anything", "err", err, "remedy", "use the power button or ctrl-alt-del")
+		return
+	}
+	c := &control{
+		log: p.log, sup: sup, boot: p.boot, ring: p.journal.ring,
+		times: times, end: p.end, uptime: uptime,
+	}
+	go guard(func() { c.serve(ctx, l) })
+}
+
+func (p *initProcess) handleSignals(signals <-chan os.Signal) {
+	for s := range signals {
+		if h := meaning(s); h != "" {
+			p.log.Info("signal", "signal", s.String())
+			p.end(h)
+		}
+	}
+}
+
+// hasFlag tells whether the kernel's command line in file has the word flag.
+func hasFlag(file, flag string) bool {
+	b, err := os.ReadFile(file)
+	return err == nil && slices.Contains(strings.Fields(string(b)), flag)
+}

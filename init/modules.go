@@ -1,0 +1,42 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/u-root/u-root/pkg/kmodule"
+	"golang.org/x/sys/unix"
+)
+
+// loadModules loads kernel modules with what they depend on, in order. Each is
+// a name, or a name and parameters as in "bonding max_bonds=0". A module that
+// is there already, or built in, is no error; nor is one whose hardware is
+// missing. One that fails does not keep the others from being loaded.
+func loadModules(modules ...string) error {
+	if len(modules) == 0 {
+		return nil
+	}
+	p, err := kmodule.NewProber(kmodule.ProbeOpts{IgnoreProcMods: true})
+	if err != nil {
+		return fmt.Errorf("kernel modules: %w: the image must hold the modules of the kernel that it boots", err)
+	}
+	return loadEach(modules, p.Probe)
+}
+
+func loadEach(modules []string, probe func(name, params string) error) error {
+	var errs []error
+	for _, m := range modules {
+		name, params := splitModule(m)
+		err := probe(name, params)
+		if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.EEXIST) {
+			errs = append(errs, fmt.Errorf("module %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func splitModule(s string) (name, params string) {
+	name, params, _ = strings.Cut(strings.TrimSpace(s), " ")
+	return name, strings.TrimSpace(params)
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// maxNotify bounds a notification; sd_notify(3) has no limit, ours need little.
+const maxNotify = 4096
+
+// parseNotify turns a datagram of the sd_notify(3) protocol into events.
+// What we do not know, or do not let a service decide (MAINPID, FDSTORE), is
+// left out.
+func parseNotify(msg string) []event {
+	var evs []event
+	for line := range strings.SplitSeq(msg, "\n") {
+		key, value, _ := strings.Cut(line, "=")
+		switch key {
+		case "READY":
+			if value == "1" {
+				evs = append(evs, event{kind: evReady})
+			}
+		case "STOPPING":
+			if value == "1" {
+				evs = append(evs, event{kind: evStopping})
+			}
+		case "STATUS":
+			evs = append(evs, event{kind: evStatus, text: printable(value)})
+		case "WATCHDOG":
+			switch value {
+			case "1":
+				evs = append(evs, event{kind: evPing})
+			case "trigger":
+				evs = append(evs, event{kind: evTrigger})
+			}
+		case "WATCHDOG_USEC":
+			if d, ok := usec(value); ok {
+				evs = append(evs, event{kind: evWatchdog, d: d})
+			}
+		case "EXTEND_TIMEOUT_USEC":
+			if d, ok := usec(value); ok {
+				evs = append(evs, event{kind: evExtend, d: d})
+			}
+		}
+	}
+	return evs
+}
+
+func usec(s string) (time.Duration, bool) {
+	n, err := strconv.ParseUint(s, 10, 64)
+	if err != nil || n > math.MaxInt64/1000 {
+		return 0, false
+	}
+	return time.Duration(n) * time.Microsecond, true
+}
+
+// notification is one datagram with the process that the kernel says sent it.
+type notification struct {
+	pid    int
+	events []event
+}
+
+// notifySocket receives what services say about themselves.
+type notifySocket struct {
+	path string
+	conn *net.UnixConn
+}
+
+// listenNotify opens the socket at path, in place of any that is there.
+func listenNotify(path string) (*notifySocket, error) {
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		var optErr error
+		err = raw.Control(func(fd uintptr) {
+			optErr = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_PASSCRED, 1)
+		})
+		if err == nil {
+			err = optErr
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("notify socket %s: pass credentials: %w", path, err)
+	}
+	return &notifySocket{path, conn}, nil
+}
+
+// receive hands each notification to got until the socket is closed.
+func (s *notifySocket) receive(got func(notification)) {
+	buf := make([]byte, maxNotify)
+	oob := make([]byte, 512)
+	for {
+		n, oobn, flags, _, err := s.conn.ReadMsgUnix(buf, oob)
+		if err != nil {
+			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+				continue
+			}
+			return
+		}
+		pid, ok := senderOf(oob[:oobn])
+		if !ok || flags&syscall.MSG_TRUNC != 0 {
+			continue // nobody we could name, or half a message
+		}
+		if evs := parseNotify(string(buf[:n])); len(evs) > 0 {
+			got(notification{pid, evs})
+		}
+	}
+}
+
+func (s *notifySocket) close() { s.conn.Close() }
+
+// senderOf finds the sender's pid among the control messages, as the kernel
+// vouches for it. File descriptors that came along are closed: we keep none,
+// and closing one is the answer to a barrier (sd_notify_barrier(3)).
+func senderOf(oob []byte) (pid int, ok bool) {
+	msgs, err := syscall.ParseSocketControlMessage(oob)
+	if err != nil {
+		return 0, false
+	}
+	for _, m := range msgs {
+		if fds, err := syscall.ParseUnixRights(&m); err == nil {
+			for _, fd := range fds {
+				syscall.Close(fd)
+			}
+		}
+		if c, err := syscall.ParseUnixCredentials(&m); err == nil {
+			pid, ok = int(c.Pid), true
+		}
+	}
+	return pid, ok
+}
