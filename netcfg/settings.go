@@ -1,0 +1,252 @@
+package netcfg
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Management is a module's setting for its management port. The zero value
+// means DHCP.
+type Management struct {
+	Address netip.Prefix
+	Gateway netip.Addr // invalid: none
+}
+
+// Deployment is the setting for the network over which servers boot. The zero
+// value means that there is none (yet).
+type Deployment struct {
+	VLAN    int          // 802.1Q ID
+	Address netip.Prefix // of this module
+	Portal  netip.Addr   // of the OS volumes; the address itself unless set
+	Pool    Pool         // for the servers
+	MTU     int          // bytes; 0 leaves it as it is
+}
+
+// A Pool is a range of IPv4 addresses, both ends in it.
+type Pool struct {
+	First, Last netip.Addr
+}
+
+// Contains says whether a is in p.
+func (p Pool) Contains(a netip.Addr) bool {
+	return p.First.IsValid() && a.IsValid() && p.First.Compare(a) <= 0 && a.Compare(p.Last) <= 0
+}
+
+// Size is the number of addresses in p.
+func (p Pool) Size() int {
+	if !p.First.Is4() || !p.Last.Is4() || p.Last.Less(p.First) {
+		return 0
+	}
+	return int(ordinal(p.Last)-ordinal(p.First)) + 1
+}
+
+// At returns the i-th address of p, from 0.
+func (p Pool) At(i int) netip.Addr {
+	n := ordinal(p.First) + uint32(i)
+	return netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+}
+
+func ordinal(a netip.Addr) uint32 {
+	b := a.As4()
+	return uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+}
+
+func (p Pool) String() string { return p.First.String() + "-" + p.Last.String() }
+
+// ParseManagement parses a frame's setting such as
+// "address:192.0.2.10/24,gateway:192.0.2.1". The empty string is DHCP.
+func ParseManagement(s string) (Management, error) {
+	var m Management
+	if s == "" {
+		return m, nil
+	}
+	err := parseFields(s, map[string]func(string) error{
+		"address": func(v string) (err error) { m.Address, err = parseHost(v); return err },
+		"gateway": func(v string) (err error) { m.Gateway, err = parseIPv4(v); return err },
+	})
+	if err == nil {
+		err = m.validate()
+	}
+	if err != nil {
+		return Management{}, fmt.Errorf("management setting %q: %w", s, err)
+	}
+	return m, nil
+}
+
+func (m Management) validate() error {
+	switch {
+	case !m.Address.IsValid():
+		return errors.New("no address: add address:A.B.C.D/LEN, or leave the setting out for DHCP")
+	case m.Gateway.IsValid() && (!m.Address.Contains(m.Gateway) || m.Gateway == m.Address.Addr()):
+		return fmt.Errorf("gateway %v is not a neighbour in %v: correct one of them", m.Gateway, m.Address.Masked())
+	}
+	return nil
+}
+
+// String returns m in the form that ParseManagement takes.
+func (m Management) String() string {
+	if !m.Address.IsValid() {
+		return ""
+	}
+	s := "address:" + m.Address.String()
+	if m.Gateway.IsValid() {
+		s += ",gateway:" + m.Gateway.String()
+	}
+	return s
+}
+
+// ParseDeployment parses a frame's setting such as
+// "vlan:1300,address:198.51.100.2/24,portal:198.51.100.3,pool:198.51.100.100-198.51.100.199,mtu:1500".
+// Portal, pool and mtu may be left out. The empty string is no deployment
+// network.
+func ParseDeployment(s string) (Deployment, error) {
+	var d Deployment
+	if s == "" {
+		return d, nil
+	}
+	err := parseFields(s, map[string]func(string) error{
+		"vlan":    func(v string) (err error) { d.VLAN, err = parseNumber(v, 1, maxVLAN); return err },
+		"address": func(v string) (err error) { d.Address, err = parseHost(v); return err },
+		"portal":  func(v string) (err error) { d.Portal, err = parseIPv4(v); return err },
+		"pool":    func(v string) (err error) { d.Pool, err = parsePool(v); return err },
+		"mtu":     func(v string) (err error) { d.MTU, err = parseNumber(v, minMTU, maxMTU); return err },
+	})
+	if !d.Portal.IsValid() {
+		d.Portal = d.Address.Addr()
+	}
+	if err == nil {
+		err = d.validate()
+	}
+	if err != nil {
+		return Deployment{}, fmt.Errorf("deployment setting %q: %w", s, err)
+	}
+	return d, nil
+}
+
+func (d Deployment) validate() error {
+	switch {
+	case d.VLAN == 0:
+		return errors.New("no vlan: add vlan:ID")
+	case !d.Address.IsValid():
+		return errors.New("no address: add address:A.B.C.D/LEN")
+	case !d.Address.Contains(d.Portal):
+		return fmt.Errorf("portal %v is outside %v: correct one of them", d.Portal, d.Address.Masked())
+	case d.Pool == Pool{}:
+		return nil
+	case !d.Address.Contains(d.Pool.First) || !d.Address.Contains(d.Pool.Last):
+		return fmt.Errorf("pool %v is outside %v: correct one of them", d.Pool, d.Address.Masked())
+	case d.Pool.Contains(d.Address.Addr()) || d.Pool.Contains(d.Portal):
+		return fmt.Errorf("pool %v holds the address or the portal of the appliance: move it", d.Pool)
+	case d.Pool.Contains(d.Address.Masked().Addr()) || d.Pool.Contains(lastOf(d.Address)):
+		return fmt.Errorf("pool %v holds the network's own or broadcast address: shorten it", d.Pool)
+	}
+	return nil
+}
+
+// String returns d in the form that ParseDeployment takes.
+func (d Deployment) String() string {
+	if d.VLAN == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("vlan:%d,address:%v", d.VLAN, d.Address)
+	if d.Portal != d.Address.Addr() {
+		s += ",portal:" + d.Portal.String()
+	}
+	if d.Pool != (Pool{}) {
+		s += ",pool:" + d.Pool.String()
+	}
+	if d.MTU != 0 {
+		s += ",mtu:" + strconv.Itoa(d.MTU)
+	}
+	return s
+}
+
+// parseFields takes "key:value,key:value" apart.
+func parseFields(s string, fields map[string]func(string) error) error {
+	seen := map[string]bool{}
+	for f := range strings.SplitSeq(s, ",") {
+		key, value, ok := strings.Cut(f, ":")
+		set := fields[key]
+		switch {
+		case !ok:
+			return fmt.Errorf("%q: write it as key:value", f)
+		case set == nil:
+			return fmt.Errorf("unknown key %q: use %s", key, strings.Join(sortedKeys(fields), ", "))
+		case seen[key]:
+			return fmt.Errorf("%s is there twice: keep one", key)
+		}
+		seen[key] = true
+		if err := set(value); err != nil {
+			return fmt.Errorf("%s: %w", key, err)
+		}
+	}
+	return nil
+}
+
+func sortedKeys(m map[string]func(string) error) []string {
+	var keys []string
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+func parseNumber(s string, low, high int) (int, error) {
+	n, err := strconv.Atoi(s)
+	if err != nil || n < low || n > high || strconv.Itoa(n) != s {
+		return 0, fmt.Errorf("%q: use a number from %d to %d", s, low, high)
+	}
+	return n, nil
+}
+
+func parseIPv4(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
+		return netip.Addr{}, fmt.Errorf("%q: use an IPv4 address such as 192.0.2.1", s)
+	}
+	return a, nil
+}
+
+// parseHost parses the address of a host with its prefix length.
+func parseHost(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil || !p.Addr().Is4() || p.Addr().IsUnspecified() || p.Addr().IsMulticast() || p.Bits() < 8 || p.Bits() > 30 {
+		return netip.Prefix{}, fmt.Errorf("%q: use an IPv4 address with a prefix length of 8 to 30, such as 192.0.2.10/24", s)
+	}
+	if p.Addr() == p.Masked().Addr() || p.Addr() == lastOf(p) {
+		return netip.Prefix{}, fmt.Errorf("%q is the network's own or broadcast address: use one between", s)
+	}
+	return p, nil
+}
+
+// lastOf returns the broadcast address of p.
+func lastOf(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().As4()
+	for i := p.Bits(); i < 32; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	return netip.AddrFrom4(b)
+}
+
+func parsePool(s string) (Pool, error) {
+	first, last, ok := strings.Cut(s, "-")
+	if !ok {
+		return Pool{}, fmt.Errorf("%q: write it as FIRST-LAST", s)
+	}
+	var p Pool
+	var err1, err2 error
+	p.First, err1 = parseIPv4(first)
+	p.Last, err2 = parseIPv4(last)
+	if err := errors.Join(err1, err2); err != nil {
+		return Pool{}, err
+	}
+	if p.Last.Less(p.First) {
+		return Pool{}, fmt.Errorf("%q: ends before it begins", s)
+	}
+	return p, nil
+}
