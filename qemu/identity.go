@@ -1,0 +1,100 @@
+package qemu
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net"
+	"net/netip"
+)
+
+// Addresses are from the blocks kept for documentation (RFC 5737), so that a
+// frame never has an address of the world outside.
+var (
+	managementNet = netip.MustParsePrefix("192.0.2.0/24")
+	deploymentNet = netip.MustParsePrefix("198.51.100.0/24")
+	managementGW  = hostIn(managementNet, 1) // our Host
+	deploymentGW  = hostIn(deploymentNet, 1)
+)
+
+const (
+	poolFirst = 100 // host parts of the deployment pool, divided among the frames
+	poolLast  = 199
+	maxFrames = 5 // a logical enclosure
+)
+
+func hostIn(p netip.Prefix, n int) netip.Prefix {
+	a := p.Addr().As4()
+	a[3] = byte(n)
+	return netip.PrefixFrom(netip.AddrFrom4(a), p.Bits())
+}
+
+// A Kind is what a bay is for.
+type Kind string
+
+// Kinds of bays.
+const (
+	ApplianceBay Kind = "appliance"
+	ComputeBay   Kind = "compute"
+)
+
+// place is a bay's position. All of a module's identity derives from it, so
+// that it is the same in every run.
+type place struct {
+	frame int // 1 for the first
+	kind  Kind
+	bay   int // 1 for the first of its kind
+}
+
+// name is what people type: "appliance1", in other frames than the first
+// "frame2-appliance1".
+func (p place) name() string {
+	s := fmt.Sprintf("%s%d", p.kind, p.bay)
+	if p.frame > 1 {
+		s = fmt.Sprintf("frame%d-%s", p.frame, s)
+	}
+	return s
+}
+
+func (p place) location() string {
+	if p.kind == ApplianceBay {
+		return fmt.Sprintf("appliance bay %d", p.bay)
+	}
+	return fmt.Sprintf("device bay %d", p.bay)
+}
+
+func frameSerial(frame int) string { return fmt.Sprintf("VF%04d", frame) }
+
+func (p place) serial() string {
+	letter := "D"
+	if p.kind == ApplianceBay {
+		letter = "A"
+	}
+	return fmt.Sprintf("%s%s%02d", frameSerial(p.frame), letter, p.bay)
+}
+
+// uuid is a custom UUID (RFC 9562, version 8) of the serial.
+func (p place) uuid() string {
+	u := sha256.Sum256([]byte("baystream virtual module " + p.serial()))
+	u[6] = u[6]&0x0f | 0x80
+	u[8] = u[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
+}
+
+// mac is locally administered: 02, the letter of the kind, frame, bay, slot.
+func (p place) mac(slot int) net.HardwareAddr {
+	return net.HardwareAddr{0x02, p.kind[0], 0, byte(p.frame), byte(p.bay), byte(slot)}
+}
+
+// address is an appliance's on the management network.
+func (p place) address() netip.Prefix { return hostIn(managementNet, 10*p.frame+p.bay-1) }
+
+// oem returns the settings that the frame gives to an appliance.
+func (p place) oem(frames int, vlan uint16) []string {
+	share := (poolLast - poolFirst + 1) / frames
+	first := poolFirst + (p.frame-1)*share
+	return []string{
+		fmt.Sprintf("baystream:management=address:%s,gateway:%s", p.address(), managementGW.Addr()),
+		fmt.Sprintf("baystream:deployment=vlan:%d,address:%s,pool:%s-%s,mtu:1500", vlan,
+			hostIn(deploymentNet, 1+p.frame), hostIn(deploymentNet, first).Addr(), hostIn(deploymentNet, first+share-1).Addr()),
+	}
+}

@@ -1,0 +1,496 @@
+package qemu
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"time"
+)
+
+// A VMConfig describes one module.
+type VMConfig struct {
+	Name string // names its files and ports: "appliance1"
+	// Dir keeps what stays: disks, firmware variables, console logs.
+	Dir string
+	// RunDir has the sockets. Its path must be short: the kernel allows 107
+	// bytes for a socket's (unix(7)).
+	RunDir string
+
+	MemoryMiB int // 512 if 0
+	CPUs      int // 1 if 0
+
+	// Kernel, an uncompressed vmlinux or a bzImage, is booted directly; without
+	// one the firmware looks for something to boot.
+	Kernel    string
+	Initramfs string
+	Cmdline   string
+	Firmware  Firmware
+
+	Identity Identity
+	NICs     []NIC
+	Disks    []Disk
+
+	Display  bool // a VGA card, for Screendump
+	Watchdog bool // an i6300esb watchdog that resets the VM
+	// ICount runs the VM on virtual time: 4 ns for each instruction, the same
+	// in every run. One CPU, no KVM.
+	ICount bool
+	Extra  []string // more arguments for QEMU
+}
+
+// A Firmware is what a module without a direct boot starts with.
+type Firmware string
+
+// Firmwares. Both have a serial console, and iPXE in the NICs.
+const (
+	UEFI Firmware = "uefi" // OVMF with variables of its own
+	BIOS Firmware = "bios" // SeaBIOS
+)
+
+// Identity is what a module's SMBIOS tables say.
+type Identity struct {
+	Frame    string // chassis serial, type 3
+	Serial   string // type 1
+	UUID     string // type 1
+	Location string // type 2, "appliance bay 1"
+	OEM      []string
+}
+
+// A NIC is a virtio network card in a PCIe slot, joined to a port of a network.
+type NIC struct {
+	Slot    int
+	MAC     net.HardwareAddr
+	Network *Switch
+	Port    PortConfig
+	Boot    int // order for the firmware, 0: not bootable, no ROM
+}
+
+func (n NIC) id() string { return fmt.Sprintf("nic%d", n.Slot) }
+
+// A Disk is a raw image file, created sparse where there is none.
+type Disk struct {
+	Path   string
+	Size   int64 // bytes
+	Serial string
+}
+
+// A VM is a module's computer: off, or a QEMU process.
+type VM struct {
+	cfg      VMConfig
+	log      *slog.Logger
+	consoles [2]*Console
+	lines    [2]*net.UnixListener // QEMU connects here
+	qmpLine  *net.UnixListener
+	closers  []func() error
+	wg       sync.WaitGroup
+	ports    []*Port
+
+	power sync.Mutex // held while power changes
+
+	mu       sync.Mutex
+	qmp      *QMP
+	exited   chan struct{} // closed when the process is gone; nil: never started
+	cmd      *exec.Cmd
+	bootMark int64
+}
+
+// NewVM prepares a module: its files, its ports, its consoles. It is off.
+func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
+	if cfg.MemoryMiB == 0 {
+		cfg.MemoryMiB = 512
+	}
+	if cfg.CPUs == 0 {
+		cfg.CPUs = 1
+	}
+	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name), consoles: [2]*Console{newConsole(), newConsole()}}
+	defer func() {
+		if err != nil {
+			v.Close()
+			err = fmt.Errorf("vm %s: %w", cfg.Name, err)
+		}
+	}()
+	if err := v.prepareFiles(); err != nil {
+		return nil, err
+	}
+	for i := range v.lines {
+		if v.lines[i], err = v.listen(fmt.Sprintf("line%d", i)); err != nil {
+			return nil, err
+		}
+		viewers, err := v.listen(fmt.Sprintf("console%d", i))
+		if err != nil {
+			return nil, err
+		}
+		v.wg.Go(func() { v.serveViewers(viewers, v.consoles[i]) })
+	}
+	if v.qmpLine, err = v.listen("qmpline"); err != nil {
+		return nil, err
+	}
+	for _, n := range cfg.NICs {
+		p, err := n.Network.Listen(v.socket(n.id()), n.Port)
+		if err != nil {
+			return nil, err
+		}
+		v.ports = append(v.ports, p)
+	}
+	return v, nil
+}
+
+func (v *VM) prepareFiles() error {
+	for _, d := range v.cfg.Disks {
+		f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		if st, err := f.Stat(); err != nil || st.Size() < d.Size {
+			if err := errors.Join(err, f.Truncate(d.Size)); err != nil {
+				f.Close()
+				return err
+			}
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	if v.cfg.Kernel != "" || v.cfg.Firmware != UEFI {
+		return nil
+	}
+	if _, err := os.Stat(v.varsFile()); err == nil {
+		return nil
+	}
+	vars, err := os.ReadFile(ovmfVars)
+	if err != nil {
+		return fmt.Errorf("%w; install the package ovmf", err)
+	}
+	return os.WriteFile(v.varsFile(), vars, 0o600)
+}
+
+func (v *VM) socket(name string) string { return filepath.Join(v.cfg.RunDir, v.cfg.Name+"."+name) }
+func (v *VM) varsFile() string          { return filepath.Join(v.cfg.Dir, v.cfg.Name+".vars.fd") }
+func (v *VM) stderrFile() string        { return filepath.Join(v.cfg.Dir, v.cfg.Name+".qemu.log") }
+
+func (v *VM) listen(name string) (*net.UnixListener, error) {
+	os.Remove(v.socket(name)) // of a rig that was killed
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: v.socket(name), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	v.closers = append(v.closers, l.Close)
+	return l, nil
+}
+
+func (v *VM) serveViewers(l net.Listener, c *Console) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		v.wg.Go(func() { c.attach(conn) })
+	}
+}
+
+// Name returns the name in the configuration.
+func (v *VM) Name() string { return v.cfg.Name }
+
+// Console returns the first serial line (ttyS0).
+func (v *VM) Console() *Console { return v.consoles[0] }
+
+// Diagnostics returns the second serial line (ttyS1).
+func (v *VM) Diagnostics() *Console { return v.consoles[1] }
+
+// ConsoleLog names the file with all that the first serial line ever said.
+func (v *VM) ConsoleLog() string { return v.logFile(0) }
+
+func (v *VM) logFile(line int) string {
+	return filepath.Join(v.cfg.Dir, fmt.Sprintf("%s.ttyS%d.log", v.cfg.Name, line))
+}
+
+// ConsoleSocket names a unix socket that shows the first serial line and takes
+// keys, for any number of viewers.
+func (v *VM) ConsoleSocket() string { return v.socket("console0") }
+
+// QMPSocket names a unix socket where the VM, while it is on, speaks QMP to one
+// outside client at a time.
+func (v *VM) QMPSocket() string { return v.socket("qmp") }
+
+// On tells whether the module has power.
+func (v *VM) On() bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.on()
+}
+
+func (v *VM) on() bool {
+	if v.exited == nil {
+		return false
+	}
+	select {
+	case <-v.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// PowerOn starts the module and returns when its CPU runs. It does nothing if
+// the module is on.
+func (v *VM) PowerOn(ctx context.Context) error {
+	v.power.Lock()
+	defer v.power.Unlock()
+	if v.On() {
+		return nil
+	}
+	if err := v.start(ctx); err != nil {
+		return fmt.Errorf("vm %s: power on: %w", v.cfg.Name, err)
+	}
+	v.log.Info("power on")
+	return nil
+}
+
+func (v *VM) start(ctx context.Context) error {
+	os.Remove(v.QMPSocket())
+	stderr, err := os.Create(v.stderrFile())
+	if err != nil {
+		return err
+	}
+	defer stderr.Close()
+	cmd := exec.Command(Binary, v.arguments(false)...)
+	cmd.Stdout, cmd.Stderr = stderr, stderr
+	v.mu.Lock()
+	v.bootMark = v.consoles[0].Mark()
+	v.mu.Unlock()
+	if err := forker().start(cmd); err != nil {
+		return fmt.Errorf("%w; install the package qemu-system-x86", err)
+	}
+	gone := make(chan struct{}) // the process
+	go func() {
+		cmd.Wait()
+		close(gone)
+	}()
+	for _, c := range v.consoles {
+		c.setPower(true)
+	}
+	var lines sync.WaitGroup
+	exited := make(chan struct{}) // the process, and all its words are read
+	v.mu.Lock()
+	v.cmd, v.exited = cmd, exited
+	v.mu.Unlock()
+	err = v.connect(ctx, gone, &lines)
+	if err != nil {
+		cmd.Process.Kill()
+	}
+	go func() {
+		<-gone
+		lines.Wait()
+		for _, c := range v.consoles {
+			c.setPower(false)
+		}
+		v.log.Info("power off", "status", cmd.ProcessState.String())
+		close(exited)
+	}()
+	if err != nil {
+		<-exited
+		return err
+	}
+	return nil
+}
+
+// connect takes the connections that QEMU makes at its start.
+func (v *VM) connect(ctx context.Context, gone <-chan struct{}, lines *sync.WaitGroup) error {
+	for i, l := range v.lines {
+		conn, err := v.accept(ctx, l, gone)
+		if err != nil {
+			return err
+		}
+		lines.Go(func() { v.consoles[i].serve(conn) })
+	}
+	conn, err := v.accept(ctx, v.qmpLine, gone)
+	if err != nil {
+		return err
+	}
+	q, err := NewQMP(ctx, conn, func(e Event) { v.log.Debug("qmp", "event", e.Name, "data", string(e.Data)) })
+	if err != nil {
+		return v.explain(err)
+	}
+	v.mu.Lock()
+	v.qmp = q
+	v.mu.Unlock()
+	return nil
+}
+
+// accept waits for QEMU to connect, or to die.
+func (v *VM) accept(ctx context.Context, l *net.UnixListener, gone <-chan struct{}) (net.Conn, error) {
+	l.SetDeadline(time.Time{})
+	accepted := make(chan struct{})
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		select {
+		case <-accepted:
+		case <-gone:
+			l.SetDeadline(time.Unix(1, 0))
+		case <-ctx.Done():
+			l.SetDeadline(time.Unix(1, 0))
+		}
+	})
+	conn, err := l.Accept()
+	close(accepted)
+	watch.Wait()
+	if err != nil {
+		return nil, v.explain(errors.Join(err, ctx.Err()))
+	}
+	return conn, nil
+}
+
+// explain adds what QEMU said and how to run it by hand.
+func (v *VM) explain(err error) error {
+	said, _ := os.ReadFile(v.stderrFile())
+	return fmt.Errorf("%w; QEMU said: %s\nto try by hand: %s", err, bytes.TrimSpace(said), v.CommandLine())
+}
+
+// PowerOff takes the power away at once and returns when the module is off.
+func (v *VM) PowerOff() {
+	v.power.Lock()
+	defer v.power.Unlock()
+	v.mu.Lock()
+	on, cmd, exited := v.on(), v.cmd, v.exited
+	v.mu.Unlock()
+	if !on {
+		return
+	}
+	cmd.Process.Kill() // an error means that it is gone already
+	<-exited
+}
+
+// WaitOff waits until the module is off: its OS has shut down, or it crashed.
+func (v *VM) WaitOff(ctx context.Context) error {
+	v.mu.Lock()
+	exited := v.exited
+	v.mu.Unlock()
+	if exited == nil {
+		return nil
+	}
+	select {
+	case <-exited:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("vm %s: wait for power off: %w; the console's last lines:\n%s", v.cfg.Name, ctx.Err(), v.consoles[0].Tail(25))
+	}
+}
+
+// Do executes a QMP command, see QMP.Do.
+func (v *VM) Do(ctx context.Context, command string, args map[string]any, out any) error {
+	v.mu.Lock()
+	q, on := v.qmp, v.on()
+	v.mu.Unlock()
+	if !on || q == nil {
+		return fmt.Errorf("vm %s: %s: %w; power it on first", v.cfg.Name, command, ErrOff)
+	}
+	if err := q.Do(ctx, command, args, out); err != nil {
+		return fmt.Errorf("vm %s: %w", v.cfg.Name, err)
+	}
+	return nil
+}
+
+// Events gives the QMP events of the running VM; the channel is nil if it never ran.
+func (v *VM) Events() <-chan Event {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.qmp == nil {
+		return nil
+	}
+	return v.qmp.Events()
+}
+
+// Reset restarts the CPU, as a reset button does. WaitConsole looks at the
+// text after this moment only.
+func (v *VM) Reset(ctx context.Context) error {
+	v.mu.Lock()
+	v.bootMark = v.consoles[0].Mark()
+	v.mu.Unlock()
+	return v.Do(ctx, "system_reset", nil, nil)
+}
+
+// PowerButton presses the power button: the OS is asked to shut down.
+func (v *VM) PowerButton(ctx context.Context) error { return v.Do(ctx, "system_powerdown", nil, nil) }
+
+// Pause stops the CPU, Resume goes on: a module that hangs.
+func (v *VM) Pause(ctx context.Context) error { return v.Do(ctx, "stop", nil, nil) }
+
+// Resume ends a Pause.
+func (v *VM) Resume(ctx context.Context) error { return v.Do(ctx, "cont", nil, nil) }
+
+// SetLink takes the carrier of the NIC in a slot away, or gives it back.
+func (v *VM) SetLink(ctx context.Context, slot int, up bool) error {
+	return v.Do(ctx, "set_link", map[string]any{"name": NIC{Slot: slot}.id(), "up": up}, nil)
+}
+
+// Screendump writes a PNG of the VGA screen. The module needs a Display.
+func (v *VM) Screendump(ctx context.Context, path string) error {
+	if !v.cfg.Display {
+		return fmt.Errorf("vm %s: screendump: the module has no display; configure one", v.cfg.Name)
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return err
+	}
+	return v.Do(ctx, "screendump", map[string]any{"filename": path, "format": "png"}, nil)
+}
+
+// WaitConsole waits until the first serial line has said something that
+// matches since the last PowerOn or Reset. See Console.WaitFrom.
+func (v *VM) WaitConsole(ctx context.Context, re *regexp.Regexp) ([]string, error) {
+	v.mu.Lock()
+	mark := v.bootMark
+	v.mu.Unlock()
+	m, err := v.consoles[0].WaitFrom(ctx, mark, re)
+	if err != nil {
+		return nil, fmt.Errorf("vm %s: %w", v.cfg.Name, err)
+	}
+	return m, nil
+}
+
+// Port returns the network port of the NIC in a slot.
+func (v *VM) Port(slot int) (*Port, error) {
+	for i, n := range v.cfg.NICs {
+		if n.Slot == slot {
+			return v.ports[i], nil
+		}
+	}
+	return nil, fmt.Errorf("vm %s: no NIC in slot %d", v.cfg.Name, slot)
+}
+
+// CommandLine returns a shell command that runs the same machine by itself:
+// the console on the terminal, nothing behind the NICs.
+func (v *VM) CommandLine() string {
+	words := []string{Binary}
+	for _, a := range v.arguments(true) {
+		if strings.ContainsAny(a, " '\"$&;|<>*?()\\") {
+			a = "'" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		}
+		words = append(words, a)
+	}
+	return strings.Join(words, " ")
+}
+
+// Close takes the power away and removes ports and sockets; files stay.
+func (v *VM) Close() {
+	v.PowerOff()
+	for _, p := range v.ports {
+		p.Close()
+	}
+	for _, c := range v.closers {
+		c() // a listener that is closed twice is no harm
+	}
+	for _, c := range v.consoles {
+		c.close()
+	}
+	v.wg.Wait()
+}
