@@ -75,12 +75,7 @@ func Pack(w io.Writer, files []File) error {
 // layout is files as they stand in the archive: links in paths resolved,
 // parents added, sorted so that parents come first.
 func layout(files []File) ([]File, error) {
-	links := make(map[string]string)
-	for _, f := range files {
-		if f.Mode.Type() == fs.ModeSymlink {
-			links[path.Clean(f.Path)] = f.Link
-		}
-	}
+	links := linksOf(files)
 	byPath := make(map[string]File)
 	for _, f := range files {
 		if !fs.ValidPath(f.Path) || f.Path == "." {
@@ -114,6 +109,17 @@ func layout(files []File) ([]File, error) {
 		// contents; a plain comparison would put "a-b" between "a" and "a/x".
 		return slices.Compare(strings.Split(a.Path, "/"), strings.Split(b.Path, "/"))
 	}), nil
+}
+
+// linksOf are the symbolic links among files: path to target.
+func linksOf(files []File) map[string]string {
+	links := make(map[string]string)
+	for _, f := range files {
+		if f.Mode.Type() == fs.ModeSymlink {
+			links[path.Clean(f.Path)] = f.Link
+		}
+	}
+	return links
 }
 
 func sameFile(a, b File) bool {
