@@ -202,3 +202,10 @@ func (r *Resource) identify(collection, id, typ, category string) {
 		r.Type = typ
 	}
 }
+
+// ScriptAttribute is a custom attribute found in a plan script's text; Value
+// is the default that the text gives it (spec section 5.2).
+type ScriptAttribute struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}

@@ -97,3 +97,12 @@ const (
 	RoleServer         = "Server administrator"
 	RoleReadOnly       = "Read only"
 )
+
+// Session is a log-in. It is stored under the SHA-256 of its token, so the
+// state does not hold the token itself.
+type Session struct {
+	User        string `json:"user"`
+	Created     string `json:"created"`
+	LastUsed    string `json:"lastUsed"` // to the minute
+	IdleSeconds int    `json:"idleSeconds"`
+}
