@@ -1,0 +1,84 @@
+// Command guest is the first process of a test VM: it mounts what tests need,
+// loads modules, runs one test binary and powers the VM off.
+//
+// Its orders are in /vmtest.json (vmtest.Orders). The last line it prints is
+// "vmtest: exit status N", where N is the binary's status, or 125 when it could
+// not be run.
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+
+	"github.com/u-root/u-root/pkg/kmodule"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"baystream/internal/vmtest/orders"
+)
+
+func main() {
+	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
+	status, err := run()
+	if err != nil {
+		fmt.Println("vmtest:", err)
+	}
+	fmt.Printf("vmtest: exit status %d\n", status)
+	unix.Sync()
+	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_POWER_OFF)
+}
+
+var mounts = []struct{ fs, dir string }{
+	{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/run"}, {"tmpfs", "/tmp"},
+}
+
+func run() (int, error) {
+	for _, m := range mounts {
+		if err := mount(m.fs, m.dir); err != nil {
+			return 125, err
+		}
+	}
+	b, err := os.ReadFile("/vmtest.json")
+	if err != nil {
+		return 125, err
+	}
+	var o orders.Orders
+	if err := json.Unmarshal(b, &o); err != nil {
+		return 125, fmt.Errorf("/vmtest.json: %w", err)
+	}
+	for _, m := range o.Modules {
+		if err := kmodule.Probe(m, ""); err != nil && !errors.Is(err, unix.EEXIST) {
+			return 125, fmt.Errorf("load module %s: %w", m, err)
+		}
+	}
+	_ = mount("configfs", "/sys/kernel/config") // only with the module
+	if lo, err := netlink.LinkByName("lo"); err == nil {
+		_ = netlink.LinkSetUp(lo)
+	}
+	cmd := exec.Command("/test", o.Args...)
+	cmd.Env = append([]string{"PATH=/sbin:/usr/sbin:/bin:/usr/bin", "HOME=/", "BAYSTREAM_IN_VM=1"}, o.Env...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
+	var exit *exec.ExitError
+	switch err := cmd.Run(); {
+	case err == nil:
+		return 0, nil
+	case errors.As(err, &exit):
+		return exit.ExitCode() & 0xff, nil
+	default:
+		return 125, err
+	}
+}
+
+func mount(fs, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil && fs != "configfs" {
+		return err
+	}
+	if err := unix.Mount(fs, dir, fs, 0, ""); err != nil && !errors.Is(err, unix.EBUSY) {
+		return fmt.Errorf("mount %s: %w", dir, err)
+	}
+	return nil
+}
