@@ -26,15 +26,19 @@ func mount(fstype, dir string, flags uintptr, data string) func(context.Context)
 }
 
 func (m fsMount) do(sysMount func(source, target, fstype string, flags uintptr, data string) error, load func(...string) error) error {
-	if err := os.MkdirAll(m.dir, 0o755); err != nil {
-		return fmt.Errorf("mount %s: %w", m.dir, err)
-	}
-	err := sysMount(m.fstype, m.dir, m.fstype, m.flags, m.data)
-	if errors.Is(err, unix.ENODEV) { // the kernel does not know it yet
-		if loadErr := load(m.fstype); loadErr != nil {
-			return fmt.Errorf("mount %s on %s: %w", m.fstype, m.dir, loadErr)
+	try := func() error {
+		// Sysfs makes the mount point of a file system when it knows it.
+		if err := os.MkdirAll(m.dir, 0o755); err != nil {
+			return err
 		}
-		err = sysMount(m.fstype, m.dir, m.fstype, m.flags, m.data)
+		return sysMount(m.fstype, m.dir, m.fstype, m.flags, m.data)
+	}
+	err := try()
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOENT) {
+		if loadErr := load(m.fstype); loadErr != nil {
+			return fmt.Errorf("mount %s on %s: %w: %w", m.fstype, m.dir, err, loadErr)
+		}
+		err = try()
 	}
 	if err != nil && !errors.Is(err, unix.EBUSY) {
 		return fmt.Errorf("mount %s on %s: %w", m.fstype, m.dir, err)

@@ -109,9 +109,6 @@ func (s *supervisor) apply(u *unit, ev event) {
 			}
 		case actKillAll:
 			s.host.killAll(u.spec, u.pid)
-			if !u.hasProcess() {
-				u.pid = 0
-			}
 		case actSpawn:
 			pid, err := s.host.spawn(u.spec)
 			if err != nil {
@@ -121,6 +118,9 @@ func (s *supervisor) apply(u *unit, ev event) {
 			}
 			u.pid = pid
 		}
+	}
+	if !u.hasProcess() {
+		u.pid = 0
 	}
 }
 
