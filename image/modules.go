@@ -16,11 +16,11 @@ import (
 
 // A module is what depmod(8) would find in one module file.
 type module struct {
-	Path     string   `json:"path"` // below lib/modules/VERSION
-	Depends  []string `json:"depends,omitempty"`
-	SoftPre  []string `json:"softPre,omitempty"` // names or aliases to load before, when they exist
-	Aliases  []string `json:"aliases,omitempty"` // without those of devices, which hold a colon
-	Firmware []string `json:"firmware,omitempty"`
+	Path    string   `json:"path"` // below lib/modules/VERSION
+	Depends []string `json:"depends,omitempty"`
+	SoftPre []string `json:"softPre,omitempty"` // names or aliases to load before, when they exist
+	Aliases []string `json:"aliases,omitempty"` // other names
+	Devices []string `json:"devices,omitempty"` // aliases that are patterns of a bus, as pci:v00008086d*
 }
 
 // A moduleIndex knows a kernel's modules by name, in the form with
@@ -55,6 +55,9 @@ func (k *Kernel) HasModule(name string) (module, builtin bool) {
 // compiled into the kernel are passed over; a name it does not know is an
 // error.
 //
+// modules.alias holds the selection's device aliases, in the form of depmod(8),
+// for whoever wants to load drivers by what a bus reports in modalias.
+//
 // modules.dep lists soft dependencies as if they were hard, for the first
 // process has no other source to learn them from: u-root's kmodule loads all
 // that a line names. A file whose name mixes hyphens and underscores is
@@ -66,8 +69,12 @@ func (k *Kernel) ModuleFiles(wanted ...string) ([]File, error) {
 	}
 	base := "lib/modules/" + k.Version
 	var files []File
+	var aliases strings.Builder
 	for _, name := range order {
 		m := k.modules.Modules[name]
+		for _, alias := range m.Devices {
+			fmt.Fprintf(&aliases, "alias %s %s\n", alias, name)
+		}
 		data, err := os.ReadFile(filepath.Join(k.deb.Root, base, m.Path))
 		if err != nil {
 			return nil, fmt.Errorf("kernel %s: module %s: %w", k.Version, name, err)
@@ -80,6 +87,7 @@ func (k *Kernel) ModuleFiles(wanted ...string) ([]File, error) {
 	}
 	return append(files,
 		Text(base+"/modules.dep", k.modules.depText(order)),
+		Text(base+"/modules.alias", aliases.String()),
 		Text(base+"/modules.builtin", string(builtin))), nil
 }
 
@@ -184,7 +192,7 @@ func (x moduleIndex) depText(order []string) string {
 // indexModules reads all module files, once; the result is kept beside the
 // unpacked package.
 func (k *Kernel) indexModules() (moduleIndex, error) {
-	kept := filepath.Join(filepath.Dir(k.deb.Root), "modules.json")
+	kept := filepath.Join(filepath.Dir(k.deb.Root), "modules-2.json") // the number counts changes of moduleIndex
 	var x moduleIndex
 	text, err := os.ReadFile(kept)
 	if err == nil && json.Unmarshal(text, &x) == nil {
@@ -251,11 +259,11 @@ func parseModinfo(data []byte) module {
 		case "softdep":
 			m.SoftPre = append(m.SoftPre, softPre(value)...)
 		case "alias":
-			if !strings.Contains(value, ":") {
+			if strings.Contains(value, ":") {
+				m.Devices = append(m.Devices, value)
+			} else {
 				m.Aliases = append(m.Aliases, value)
 			}
-		case "firmware":
-			m.Firmware = append(m.Firmware, value)
 		}
 	}
 	return m
