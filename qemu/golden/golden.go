@@ -35,6 +35,8 @@ import (
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
+
+	"baystream/image"
 )
 
 // Suite is the Debian release inside the image.
@@ -42,7 +44,7 @@ const Suite = "bookworm"
 
 const (
 	rootLabel = "debian"
-	espLabel  = "BAYSTREAM" // also named in rootfs/late/etc/fstab
+	espName   = "BAYSTREAM" // in the GPT; rootfs/late names it too
 	espSize   = 64 << 20
 	rootSize  = 1 << 30
 	// recipe changes whenever the same inputs would give another image.
@@ -54,7 +56,7 @@ const (
 // packages go on top of mmdebstrap's minbase, without what they recommend.
 var packages = []string{
 	"systemd-sysv", "udev", "kmod", "dbus", "login", "linux-image-cloud-amd64", "initramfs-tools", "zstd",
-	"open-iscsi", "iproute2", "openssh-server", "sudo", "systemd-boot-efi",
+	"open-iscsi", "iproute2", "openssh-server", "sudo", image.StubPackage,
 }
 
 // dpkgOptions leave out what a server without a reader does not need.
@@ -102,7 +104,7 @@ func Debian(ctx context.Context, cacheDir, outFile string, progress func(step st
 // them.
 func cacheKey(files fs.FS) (string, error) {
 	h := sha256.New()
-	fmt.Fprintln(h, recipe, Suite, espSize, rootSize, cmdline, packages, dpkgOptions, masked, wanted)
+	fmt.Fprintln(h, recipe, Suite, espName, espSize, rootSize, cmdline, packages, dpkgOptions, masked, wanted)
 	err := fs.WalkDir(files, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
@@ -138,6 +140,9 @@ func build(ctx context.Context, cacheDir, outFile string, progress func(string, 
 	}
 	progress("making the disk", 0.87)
 	disk := filepath.Join(work, "disk.raw")
+	if err := makeDisk(ctx, root, work, disk); err != nil {
+		return err
+	}
 	progress("compressing", 0.92)
 	part := filepath.Join(work, "disk.zst")
 	if err := compress(ctx, disk, part); err != nil {
