@@ -52,6 +52,8 @@ type Access struct {
 
 // Storage is the storage role.
 type Storage interface {
+	// Ready says whether volumes can be made and served now, else why not.
+	Ready() error
 	// Create makes the clone and its device; repeating it changes nothing. It
 	// returns the volume's size in bytes.
 	Create(ctx context.Context, spec VolumeSpec) (int64, error)
@@ -98,8 +100,7 @@ type Deployer struct {
 	log     *slog.Logger
 }
 
-// Config is what a Deployer works with. Storage and Plans may be nil on an
-// appliance without a data disk; deployments are then refused.
+// Config is what a Deployer works with.
 type Config struct {
 	State   *cluster.Store
 	Storage Storage
@@ -407,11 +408,7 @@ func (d *Deployer) quiet(ctx context.Context, id string) error {
 
 // ready refuses work that needs the storage role.
 func (d *Deployer) ready() error {
-	if d.storage == nil || d.plans == nil {
-		return domain.Errorf(domain.Unavailable, "storage role", "does not run on this appliance").
-			Fix("See bayctl status for the reason; an appliance needs a data disk and a deployment network.")
-	}
-	return nil
+	return d.storage.Ready()
 }
 
 func volumeOf(p domain.ServerProfile) string {

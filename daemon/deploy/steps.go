@@ -478,7 +478,7 @@ func (d *Deployer) deleteVolume(ctx context.Context, r *task.Run) error {
 // EmptyTrash destroys the volumes whose time is over; call it now and then.
 func (d *Deployer) EmptyTrash(ctx context.Context, now time.Time) error {
 	volumes, err := d.state.OSVolumes.List(ctx)
-	if err != nil || d.storage == nil {
+	if err != nil || d.storage.Ready() != nil {
 		return err
 	}
 	for _, v := range volumes {

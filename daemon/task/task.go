@@ -18,7 +18,6 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sort"
-	"strconv"
 	"sync"
 	"time"
 
@@ -387,7 +386,7 @@ func (r *Run) end(ctx context.Context, state string, cause error) {
 		r.task.CompletedSteps = r.task.TotalSteps
 		r.task.PercentComplete, r.task.ComputedPercentComplete = 100, 100
 	} else {
-		te := Explain(cause)
+		te := domain.Explain(cause)
 		r.task.Status = domain.StatusCritical
 		r.task.TaskStatus, r.task.StateReason = te.Message, te.ErrorCode
 		r.task.TaskErrors = []domain.TaskError{te}
@@ -414,22 +413,4 @@ func (r *Run) write(ctx context.Context) error {
 	}
 	r.task, r.written = got, r.engine.now()
 	return nil
-}
-
-// Explain renders err in the form of the interface: the message names object
-// and fault, the actions say what to do.
-func Explain(err error) domain.TaskError {
-	te := domain.TaskError{
-		ErrorCode: "BAYSTREAM_" + strconv.Itoa(int(domain.KindOf(err))), ErrorSource: "baystream",
-		Message: err.Error(), Details: err.Error(), RecommendedActions: []string{},
-		NestedErrors: []domain.TaskError{}, Data: map[string]any{},
-	}
-	var de *domain.Error
-	if errors.As(err, &de) {
-		te.RecommendedActions = append(te.RecommendedActions, de.Remedy...)
-		if de.Code != "" {
-			te.ErrorCode = de.Code
-		}
-	}
-	return te
 }

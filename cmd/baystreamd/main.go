@@ -1,0 +1,55 @@
+// Baystreamd is the appliance's daemon: management role and storage role.
+//
+// It runs under our PID 1 and under systemd alike (readiness and watchdog by
+// the sd_notify protocol, inherited sockets by LISTEN_FDS). Its log goes to
+// standard error as text; lines for whoever stands at the console begin with
+// "baystream:" and go to standard output.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"baystream/daemon"
+	"baystream/daemon/plan"
+)
+
+// version is set by the linker.
+var version = "development"
+
+func main() {
+	plan.MaybeSandbox() // never returns in the sandbox of a plan script
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "baystreamd:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("baystreamd", flag.ContinueOnError)
+	state := flags.String("state", "/var/lib/baystream", "directory of everything that lasts")
+	listen := flags.String("listen", "", "address:port of REST (default: port 443 of the management address)")
+	debug := flags.Bool("debug", false, "log details")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("argument %q: want none", flags.Arg(0))
+	}
+	level := slog.LevelInfo
+	if *debug {
+		level = slog.LevelDebug
+	}
+	return daemon.Run(ctx, daemon.Config{
+		State: *state, Root: "/", Listen: *listen, Version: version,
+		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+		Console: func(format string, a ...any) { fmt.Printf("baystream: "+format+"\n", a...) },
+	})
+}

@@ -1,0 +1,336 @@
+// Package daemon wires the parts of an appliance together and keeps them
+// going: it knows the order in which they come up, and nothing of what they do.
+//
+//	hardware ─ network ─ data disk ─ authority ─ domain state ─ REST      (management role)
+//	                                     └── kernel modules ─ storage ─ tasks ─ boot service  (storage role)
+//
+// Management comes up first and answers; the storage role follows beside it.
+// What cannot come up is a part with a status and a remedy on the health board
+// (board.go), tried again where that can help; it does not take the others
+// down. When Run returns, volumes serve on: they live in the kernel.
+//
+// The adapters (storage.go, plans.go, directory.go) fit the parts to each
+// other's interfaces; report.go is what the appliance says of itself.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+
+	"baystream/daemon/artifact"
+	"baystream/daemon/cluster"
+	"baystream/daemon/deploy"
+	"baystream/daemon/domain"
+	"baystream/daemon/library"
+	"baystream/daemon/pki"
+	"baystream/daemon/plan"
+	"baystream/daemon/rest"
+	"baystream/daemon/storage"
+	"baystream/daemon/task"
+	"baystream/hw"
+	"baystream/netcfg"
+)
+
+// Config is what the command line says.
+type Config struct {
+	State   string // directory of everything that lasts
+	Root    string // where /sys and /proc are; "/" but in tests
+	Listen  string // address of REST; empty: port 443 of the management address
+	Version string
+	Log     *slog.Logger
+	Console func(format string, args ...any) // lines for whoever stands at the console
+}
+
+// Daemon is a running appliance.
+type Daemon struct {
+	cfg     Config
+	log     *slog.Logger
+	board   *board
+	started time.Time
+	inv     hw.Inventory
+	mgmt    netcfg.Management // as set by the frame; zero: DHCP
+	depl    netcfg.Deployment // zero: no deployment network
+	net     *network
+	disk    storage.Disk
+	node    *cluster.Node
+	state   *cluster.Store
+	role    *storageRole
+	address atomic.Pointer[netip.Addr] // management address in use
+}
+
+// localReserve is what artifacts leave free on the local partition for the
+// domain state and the logs, in bytes.
+const localReserve = 160 << 20
+
+// Run runs the appliance until ctx ends. An error means that it cannot even
+// answer; PID 1 then starts it again.
+func Run(ctx context.Context, cfg Config) error {
+	d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now()}
+	d.probe()
+	g, ctx := errgroup.WithContext(ctx)
+
+	modules := make(chan error, 1)
+	go func() { modules <- loadModules(networkModules) }()
+	if d.onModule() {
+		if err := <-modules; err != nil {
+			d.log.Warn("kernel modules of the network", "err", err)
+		}
+		d.net = newNetwork(d)
+		g.Go(func() error { return d.net.run(ctx) })
+	}
+	if err := d.prepareDisk(ctx); err != nil {
+		return err
+	}
+	authority, err := pki.Open(filepath.Join(cfg.State, "tls"), d.name())
+	if err != nil {
+		return err
+	}
+	if d.node, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(cfg.State, "etcd"), Name: d.inv.Bay.Serial, Log: d.log.With("part", "etcd")}); err != nil {
+		return err
+	}
+	defer func() {
+		if err := d.node.Close(); err != nil {
+			d.log.Warn("domain state", "err", err)
+		}
+	}()
+	d.state = cluster.NewStore(d.node.Client())
+	d.board.set("domain state", domain.StatusOK, "one voter", "")
+
+	engine := task.New(d.state.Tasks, d.log.With("part", "tasks"))
+	d.role = newStorageRole(d)
+	store, err := artifact.OpenStore(filepath.Join(cfg.State, "artifacts"), localReserve)
+	if err != nil {
+		return err
+	}
+	deployer, err := deploy.New(deploy.Config{
+		State: d.state, Storage: d.role, Plans: d.role, Tasks: engine, Logs: filepath.Join(cfg.State, "log", "volumes"),
+		Netmask: d.netmask, Log: d.log.With("part", "deploy"),
+	})
+	if err != nil {
+		return err
+	}
+	lib := library.New(library.Config{
+		State: d.state, Store: store, Pool: d.role, Capture: deployer, Tasks: engine,
+		Attributes: attributesJSON, Appliance: d.name(), Log: d.log.With("part", "library"),
+	})
+
+	listener, err := d.listen(ctx, authority)
+	if err != nil {
+		return err
+	}
+	code, err := d.firstContact(ctx, authority)
+	if err != nil {
+		return err
+	}
+	server := rest.New(rest.Config{
+		Store: d.state, Library: lib, Deployer: deployer, Appliance: report{d}, Info: d.info, Attributes: scriptAttributes,
+		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"),
+	})
+	g.Go(func() error { return server.Serve(ctx, listener, authority.TLS()) })
+	g.Go(func() error { return d.role.run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-d.role.settled:
+			return engine.Run(ctx) // tasks wait for storage, so that none fails for want of it
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error { return d.boot(ctx) })
+	g.Go(func() error { return d.emptyTrash(ctx, deployer) })
+	g.Go(func() error { return d.beat(ctx) })
+
+	d.cfg.Console("REST ready https://%s", listener.Addr())
+	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
+		d.log.Warn("notify readiness", "err", err)
+	}
+	d.log.Info("appliance ready", "address", listener.Addr().String(), "version", cfg.Version)
+	return g.Wait()
+}
+
+// probe reads what this module is. What cannot be read is a warning: a module
+// with a damaged table still serves.
+func (d *Daemon) probe() {
+	inv, err := hw.Probe(d.cfg.Root)
+	d.inv = inv
+	d.board.set("hardware", domain.StatusOK, inv.Bay.String(), "")
+	if err != nil {
+		d.log.Warn("hardware", "err", err)
+		d.board.set("hardware", domain.StatusWarning, err.Error(), "Compare with bayctl hw; a module that is read wrongly should be replaced.")
+	}
+	if d.mgmt, err = netcfg.ParseManagement(inv.Settings["management"]); err != nil {
+		d.log.Error("frame settings", "err", err)
+		d.board.set("frame settings", domain.StatusCritical, err.Error(), "Correct the setting in the frame; until then the management port asks DHCP.")
+	}
+	if d.depl, err = netcfg.ParseDeployment(inv.Settings["deployment"]); err != nil {
+		d.log.Error("frame settings", "err", err)
+		d.board.set("frame settings", domain.StatusCritical, err.Error(), "Correct the setting in the frame; until then there is no deployment network.")
+	}
+}
+
+// onModule says whether this is an appliance module: only there are links
+// configured and disks initialised. On an ordinary host the daemon serves
+// management alone.
+func (d *Daemon) onModule() bool { return d.inv.Bay.Kind == hw.Appliance }
+
+// name is the appliance as the interface spells it (spec section 3).
+func (d *Daemon) name() string {
+	if d.inv.Bay.Frame == "" {
+		host, _ := os.Hostname()
+		return host
+	}
+	return fmt.Sprintf("%s, appliance %d", d.inv.Bay.Frame, d.inv.Bay.Number)
+}
+
+func (d *Daemon) netmask() string {
+	if !d.depl.Address.IsValid() {
+		return ""
+	}
+	return net.IP(net.CIDRMask(d.depl.Address.Bits(), 32)).String()
+}
+
+// prepareDisk finds the data disk and mounts its local partition on the state
+// directory. Without one, the state lives in memory and the board says so.
+func (d *Daemon) prepareDisk(ctx context.Context) error {
+	if !d.onModule() {
+		return os.MkdirAll(d.cfg.State, 0o700)
+	}
+	if err := loadModules(diskModules); err != nil {
+		d.log.Warn("kernel modules of the data disk", "err", err)
+	}
+	disk, err := storage.PrepareDisk(ctx, storage.DiskOptions{Dir: d.cfg.State, Log: d.log.With("part", "disk")})
+	if err == nil {
+		d.disk = disk
+		d.board.set("data disk", domain.StatusOK, disk.Path, "")
+		return nil
+	}
+	d.log.Error("data disk", "err", err)
+	d.board.set("data disk", domain.StatusCritical, err.Error(), "Insert a blank disk, or wipe this one if its contents are not needed; then restart the module.")
+	d.cfg.Console("no data disk: %v", err)
+	return os.MkdirAll(d.cfg.State, 0o700)
+}
+
+// listen waits for a management address and opens the port of REST there.
+func (d *Daemon) listen(ctx context.Context, authority *pki.Authority) (net.Listener, error) {
+	if inherited, err := inheritedListener(); inherited != nil || err != nil {
+		return inherited, errors.Join(err, authority.Serve())
+	}
+	addr := d.cfg.Listen
+	if addr == "" {
+		ip, err := d.managementAddress(ctx)
+		if err != nil {
+			return nil, err
+		}
+		d.address.Store(&ip)
+		addr = netip.AddrPortFrom(ip, 443).String()
+	}
+	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("rest: listen on %s: %w", addr, err)
+	}
+	host, _, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	d.address.Store(&ip)
+	return ln, authority.Serve(ip)
+}
+
+// managementAddress is the frame's setting, or what DHCP lends, or loopback on
+// an ordinary host.
+func (d *Daemon) managementAddress(ctx context.Context) (netip.Addr, error) {
+	if d.net == nil {
+		return netip.MustParseAddr("127.0.0.1"), nil
+	}
+	return d.net.waitAddress(ctx)
+}
+
+// info is what REST tells of the appliance in the interface's own resources.
+func (d *Daemon) info() rest.Info {
+	i := rest.Info{Name: d.name(), Frame: d.inv.Bay.Frame, Bay: d.inv.Bay.Number, Serial: d.inv.Bay.Serial, UUID: d.inv.Bay.UUID, Version: d.cfg.Version}
+	if a := d.address.Load(); a != nil {
+		i.Management = a.String()
+	}
+	if p := d.portal(); p.IsValid() {
+		i.Portal = p.String()
+	}
+	return i
+}
+
+// portal is the address that volumes are served at; invalid without a
+// deployment network.
+func (d *Daemon) portal() netip.Addr {
+	if d.depl.Portal.IsValid() {
+		return d.depl.Portal
+	}
+	return d.depl.Address.Addr()
+}
+
+func (d *Daemon) emptyTrash(ctx context.Context, deployer *deploy.Deployer) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-time.After(time.Hour):
+			if err := deployer.EmptyTrash(ctx, now); err != nil && ctx.Err() == nil {
+				d.log.Warn("trash", "err", err)
+			}
+		}
+	}
+}
+
+// beat feeds the watchdog of the service manager while the domain state
+// answers: a daemon that cannot read it is of no use and better started anew.
+func (d *Daemon) beat(ctx context.Context) error {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || interval == 0 {
+		return err
+	}
+	for {
+		probe, cancel := context.WithTimeout(ctx, interval/3)
+		_, err := d.node.Status(probe)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			d.log.Error("domain state does not answer", "err", err)
+		default:
+			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
+				d.log.Warn("feed watchdog", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(interval / 3):
+		}
+	}
+}
+
+// scriptAttributes are the attributes that a plan script asks for.
+func scriptAttributes(content string) ([]domain.ScriptAttribute, error) {
+	var out []domain.ScriptAttribute
+	for _, a := range plan.Attributes(content) {
+		if a.Reserved {
+			continue
+		}
+		out = append(out, domain.ScriptAttribute{Name: a.Name, Value: a.Default})
+	}
+	return out, nil
+}

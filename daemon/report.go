@@ -1,0 +1,119 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"baystream/daemon/domain"
+)
+
+// report is what the appliance says of itself (rest.Appliance).
+type report struct{ d *Daemon }
+
+func (r report) identity() domain.Identity {
+	b := r.d.inv.Bay
+	role := r.d.inv.Settings["role"]
+	if role == "" {
+		role = "appliance"
+	}
+	return domain.Identity{Name: r.d.name(), Frame: b.Frame, Bay: b.Location, Serial: b.Serial, Role: role, Version: r.d.cfg.Version, Kernel: r.d.inv.Kernel}
+}
+
+// Health implements rest.Appliance.
+func (r report) Health(context.Context) any {
+	parts, status := r.d.board.all()
+	return domain.Health{Status: status, Appliance: r.identity(), Started: domain.Stamp(r.d.started), Parts: parts}
+}
+
+// Inventory implements rest.Appliance.
+func (r report) Inventory(context.Context) any { return r.d.inv }
+
+// Network implements rest.Appliance.
+func (r report) Network(ctx context.Context) any {
+	if r.d.net == nil {
+		return domain.NetReport{Links: []domain.NetLink{}, Drift: []string{}}
+	}
+	rep, err := r.d.net.report(ctx)
+	if err != nil {
+		rep.Drift = append(rep.Drift, err.Error())
+	}
+	return rep
+}
+
+// Storage implements rest.Appliance.
+func (r report) Storage(ctx context.Context) any { return r.d.role.report(ctx) }
+
+// Cluster implements rest.Appliance.
+func (r report) Cluster(ctx context.Context) any {
+	st, err := r.d.node.Status(ctx)
+	rep := domain.ClusterReport{Members: []domain.ClusterMember{}, Revision: st.Revision, DBBytes: st.DBSize}
+	if err != nil {
+		rep.Verdict = "the domain state does not answer: " + err.Error()
+		return rep
+	}
+	for _, m := range st.Members {
+		id := fmt.Sprintf("%x", m.ID)
+		rep.Members = append(rep.Members, domain.ClusterMember{Name: m.Name, ID: id, Healthy: true})
+		if m.ID == st.Leader {
+			rep.Leader = m.Name
+		}
+	}
+	rep.Verdict = verdict(len(st.Members))
+	return rep
+}
+
+// verdict says what the loss of a voter would do.
+func verdict(voters int) string {
+	switch {
+	case voters == 1:
+		return "one voter, the development configuration: losing this appliance stops everything until it is back"
+	case voters == 2:
+		return "two voters: losing either stops changes until it is back; a witness in a third frame would prevent that"
+	}
+	return fmt.Sprintf("%d voters: %d may be lost", voters, (voters-1)/2)
+}
+
+// logFiles are the halves of PID 1's log, older first.
+var logFiles = []string{"/run/log/ring.1", "/run/log/ring"}
+
+// Logs implements rest.Appliance: the last lines of the module's log.
+func (r report) Logs(_ context.Context, lines int) (io.ReadCloser, error) {
+	var last []string
+	found := false
+	for _, name := range logFiles {
+		f, err := os.Open(name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		found = true
+		last, err = tail(f, last, lines)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return nil, err
+		}
+	}
+	if !found {
+		return nil, domain.Errorf(domain.NotFound, "log", "is not kept by this host's PID 1").Fix("Read it with journalctl -u baystreamd.")
+	}
+	return io.NopCloser(strings.NewReader(strings.Join(last, ""))), nil
+}
+
+// tail appends the lines of r to last and keeps the newest n.
+func tail(r io.Reader, last []string, n int) ([]string, error) {
+	sc := bufio.NewScanner(r)
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		last = append(last, sc.Text()+"\n")
+		if len(last) > 2*n {
+			last = append(last[:0:0], last[len(last)-n:]...)
+		}
+	}
+	return last[max(0, len(last)-n):], sc.Err()
+}
