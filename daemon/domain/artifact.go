@@ -206,6 +206,7 @@ func (r *Resource) identify(collection, id, typ, category string) {
 // ScriptAttribute is a custom attribute found in a plan script's text; Value
 // is the default that the text gives it (spec section 5.2).
 type ScriptAttribute struct {
-	Name  string `json:"name"`
-	Value string `json:"value"`
+	Name       string `json:"name"`
+	Value      string `json:"value"`
+	HasDefault bool   `json:"-"` // tells "@name:@" from "@name@"; a Value that is not empty is a default too
 }

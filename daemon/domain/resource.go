@@ -93,6 +93,7 @@ const (
 	TooMany                  // rate limited: 429
 	Unavailable              // not now: 503
 	Full                     // the pool or the local partition has no room: 507
+	Unsupported              // not in this version: 501
 )
 
 // Error is a failure that a person can act on: what object, what is wrong,
