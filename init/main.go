@@ -43,7 +43,8 @@
 //
 // It needs /init, the device nodes /dev/console and /dev/null (the kernel and
 // Go's runtime open them before devtmpfs is there), /etc/init.json, and the
-// modules of the kernel with modules.dep. With baystream.boot-trace on the
+// modules of the kernel with modules.dep (as depmod writes it). Modules that
+// the kernel asks for later, by name or alias, are loaded by /init too. With baystream.boot-trace on the
 // kernel's command line the time of each step is printed.
 package main
 
@@ -77,6 +78,12 @@ func main() {
 	if os.Args[0] == stubName {
 		fmt.Fprintln(os.Stderr, "init:", stub(os.Args[1:]))
 		os.Exit(127)
+	}
+	if name, ok := isModprobe(os.Args); ok && os.Getpid() != 1 {
+		if err := modprobe(name); err != nil {
+			os.Exit(1) // the kernel reports what it misses
+		}
+		return
 	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "init: this program is the first process of an appliance: start it as /init of an initramfs")
@@ -186,6 +193,7 @@ func (p *initProcess) bootSteps() []step {
 		{name: "configuration", do: simple(p.readConfig), remedy: "build the image again with a correct " + configPath},
 		{name: "limits", do: simple(setLimits), optional: true},
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
+		{name: "modules on demand", do: simple(becomeModprobe), optional: true},
 		{
 			name: "kernel modules", do: simple(func() error { return loadModules(p.config.Modules...) }), limit: time.Minute,
 			remedy: "add the modules to the image, or take them out of " + configPath,
