@@ -270,7 +270,7 @@ func refused(c Change, s *State) string {
 // TestPlanConverges draws wanted and observed networks at random.
 func TestPlanConverges(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for i := range 20000 {
+	for i := range 4000 {
 		want, have := randomConfig(r), randomState(r)
 		checkConverges(t, want, have)
 		if t.Failed() {
