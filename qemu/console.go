@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"regexp"
 	"strings"
@@ -97,7 +96,16 @@ func (c *Console) attach(conn net.Conn) {
 		conn.Close()
 	}
 	c.mu.Unlock()
-	io.Copy(c, conn)
+	keys := make([]byte, 256)
+	for {
+		n, err := conn.Read(keys)
+		if n > 0 {
+			c.Write(keys[:n]) // typed to a bay that is off: lost
+		}
+		if err != nil {
+			break
+		}
+	}
 	c.detach(conn)
 }
 
