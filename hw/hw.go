@@ -135,7 +135,7 @@ func devicePath(root, name string) (string, error) {
 		return "", err
 	}
 	p, err := filepath.EvalSymlinks(filepath.Join(base, name))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return "", nil
 	}
 	if err != nil {
