@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -205,7 +206,57 @@ func writeFAT(out *os.File, start, size int64, files []File) error {
 			return fmt.Errorf("%s: %w", f.Path, err)
 		}
 	}
-	return fat.Close()
+	if err := fat.Close(); err != nil {
+		return err
+	}
+	return fixParents(out, start)
+}
+
+// fixParents corrects the ".." of every folder in the root folder of a FAT32
+// file system that starts at start. The library writes the root's cluster
+// there where the format wants zero (Microsoft's FAT specification, 6.5), and
+// fsck.fat takes the folder for damaged.
+func fixParents(f *os.File, start int64) error {
+	boot := make([]byte, sectorSize)
+	if _, err := f.ReadAt(boot, start); err != nil {
+		return err
+	}
+	le := binary.LittleEndian
+	var (
+		cluster  = int64(boot[13]) * sectorSize // bytes
+		table    = start + int64(le.Uint16(boot[14:]))*sectorSize
+		data     = table + int64(boot[16])*int64(le.Uint32(boot[36:]))*sectorSize
+		entries  = make([]byte, cluster)
+		offsetOf = func(n uint32) int64 { return data + int64(n-2)*cluster }
+	)
+	const (
+		folder = 0x10
+		label  = 0x08 // and part of the mark of a long name
+		last   = 0x0ffffff8
+	)
+	for at := le.Uint32(boot[44:]); at < last; {
+		if _, err := f.ReadAt(entries, offsetOf(at)); err != nil {
+			return err
+		}
+		for e := entries; len(e) > 0 && e[0] != 0; e = e[32:] {
+			if e[11]&folder == 0 || e[11]&label != 0 {
+				continue
+			}
+			child := uint32(le.Uint16(e[20:]))<<16 | uint32(le.Uint16(e[26:]))
+			dotdot := offsetOf(child) + 32
+			for _, field := range []int64{20, 26} {
+				if _, err := f.WriteAt([]byte{0, 0}, dotdot+field); err != nil {
+					return err
+				}
+			}
+		}
+		next := make([]byte, 4)
+		if _, err := f.ReadAt(next, table+4*int64(at)); err != nil {
+			return err
+		}
+		at = le.Uint32(next) & 0x0fffffff
+	}
+	return nil
 }
 
 // fatSize is the largest size in bytes, not above size, for which the library
