@@ -22,8 +22,9 @@ func TestInVM(t *testing.T) {
 			"/sbin/e2fsck":           "e2fsprogs",
 			"/etc/mke2fs.conf":       "e2fsprogs",
 		},
-		Debs:  []string{"libstdc++6", "libgcc-s1", "libexpat1", "libext2fs2", "libcom-err2", "libblkid1", "libuuid1", "libss2", "libaio1"},
-		Disks: []int{4096, 64},
+		Debs:   []string{"libstdc++6", "libgcc-s1", "libexpat1", "libext2fs2", "libcom-err2", "libblkid1", "libuuid1", "libss2", "libaio1"},
+		Disks:  []int{4096, 64, 16},
+		Memory: 768,
 	})
 }
 
