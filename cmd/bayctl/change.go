@@ -7,16 +7,14 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"sort"
 	"strings"
 
-	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"baystream/daemon/domain"
+	"baystream/internal/progress"
 )
 
 func sortedKeys[V any](m map[string]V) []string {
@@ -28,40 +26,7 @@ func sortedKeys[V any](m map[string]V) []string {
 	return keys
 }
 
-// bar shows progress: a bar on a terminal, else a line whenever the text changes.
-type bar struct {
-	w    io.Writer
-	bar  *progressbar.ProgressBar
-	last string
-}
-
-func newBar(w io.Writer) *bar {
-	b := &bar{w: w}
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
-		b.bar = progressbar.NewOptions64(100, progressbar.OptionSetWriter(w), progressbar.OptionSetWidth(30),
-			progressbar.OptionSetPredictTime(false), progressbar.OptionClearOnFinish())
-	}
-	return b
-}
-
-func (b *bar) show(text string, done, total int64) {
-	switch {
-	case b.bar != nil:
-		b.bar.Describe(text)
-		_ = b.bar.Set64(done * 100 / max(1, total)) // only drawing can fail
-	case text != b.last:
-		fmt.Fprintln(b.w, text)
-	}
-	b.last = text
-}
-
-func (b *bar) done() {
-	if b.bar != nil {
-		_ = b.bar.Finish() // only drawing can fail
-	}
-}
-
-// artifact is one line of `bayctl artifacts`.
+// artifactLine is one line of `bayctl artifacts`.
 type artifactLine struct {
 	Kind string `json:"kind"`
 	domain.Resource
@@ -146,15 +111,15 @@ func (a *app) uploadCmd(use, short string, bundle bool) *cobra.Command {
 			}
 			uri = domain.GoldenImages + "?" + url.Values{"name": {name}}.Encode()
 		}
-		b := newBar(a.errOut)
+		b := progress.New(a.errOut)
 		last := int64(-1)
 		t, err := c.upload(ctx, uri, args[0], func(done, total int64) {
-			if p := done * 100 / max(1, total); p != last && (b.bar != nil || p%10 == 0) {
+			if p := done * 100 / max(1, total); p != last && (b.Terminal() || p%10 == 0) {
 				last = p
-				b.show(fmt.Sprintf("upload %s: %3d %%", filepath.Base(args[0]), p), done, total)
+				b.Show(fmt.Sprintf("upload %s: %3d %%", filepath.Base(args[0]), p), done, total)
 			}
 		})
-		b.done()
+		b.Done()
 		if err != nil {
 			return err
 		}

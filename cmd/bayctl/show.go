@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"baystream/daemon/domain"
+	"baystream/internal/progress"
 )
 
 // print writes v as JSON, or lets asTable write it for people.
@@ -359,10 +360,10 @@ func showTask(w io.Writer, t domain.Task) {
 
 // follow shows a task's progress until it ends; a failed task is an error.
 func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
-	bar := newBar(a.errOut)
-	defer bar.done()
+	bar := progress.New(a.errOut)
+	defer bar.Done()
 	for !t.Ended() {
-		bar.show(taskLine(t), int64(t.PercentComplete), 100)
+		bar.Show(taskLine(t), int64(t.PercentComplete), 100)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("no longer watching; the task goes on: bayctl tasks -w %s", t.ID)
@@ -374,8 +375,8 @@ func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
 		}
 		t = next
 	}
-	bar.show(taskLine(t), 100, 100)
-	bar.done()
+	bar.Show(taskLine(t), 100, 100)
+	bar.Done()
 	if t.TaskState != domain.TaskCompleted && t.TaskState != domain.TaskWarning {
 		msg := t.Name + " failed"
 		for _, e := range t.TaskErrors {
