@@ -209,7 +209,7 @@ func (d *Daemon) prepareDisk(ctx context.Context) error {
 	if err := loadModules(diskModules); err != nil {
 		d.log.Warn("kernel modules of the data disk", "err", err)
 	}
-	disk, err := storage.PrepareDisk(ctx, storage.DiskOptions{Dir: d.cfg.State, Log: d.log.With("part", "disk")})
+	disk, err := storage.PrepareDisk(ctx, storage.DiskOptions{StateDir: d.cfg.State, Log: d.log.With("part", "disk")})
 	if err == nil {
 		d.disk = disk
 		d.board.set("data disk", domain.StatusOK, disk.Path, "")

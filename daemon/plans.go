@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -101,10 +102,6 @@ func (r *storageRole) Run(ctx context.Context, volumeID string, scripts []deploy
 		fmt.Fprintf(log, "--- %s\n%s\n", s.Name, x.Masked)
 		expanded = append(expanded, x)
 	}
-	parsed, err := plan.Parse(expanded...)
-	if err != nil {
-		return &domain.Error{Kind: domain.Invalid, Object: "build plan", Err: err}
-	}
 	parts, err := st.Partitions(ctx, volumeID)
 	if err != nil {
 		return kinds(err, "OS volume "+volumeID)
@@ -121,5 +118,18 @@ func (r *storageRole) Run(ctx context.Context, volumeID string, scripts []deploy
 		}
 	}
 	fmt.Fprintf(log, "=== 3. output\n")
-	return plan.Run(ctx, plan.Job{Plan: parsed, Devices: devices, Log: log, Secrets: plan.Secrets(given)})
+	err = plan.Run(ctx, plan.Job{Scripts: expanded, Devices: devices, Log: log, Secrets: plan.Secrets(given)})
+	return scriptError(err)
+}
+
+// scriptError gives an error that a script caused the kind of a bad request:
+// whoever wrote the script can mend it.
+func scriptError(err error) error {
+	var syntax *plan.SyntaxError
+	var run *plan.RunError
+	if errors.As(err, &syntax) || errors.As(err, &run) {
+		return (&domain.Error{Kind: domain.Invalid, Object: "build plan", Err: err}).
+			Fix("Correct the plan script at that line; the log of the OS volume has its output.")
+	}
+	return err
 }

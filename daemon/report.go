@@ -51,17 +51,14 @@ func (r report) Storage(ctx context.Context) any { return r.d.role.report(ctx) }
 // Cluster implements rest.Appliance.
 func (r report) Cluster(ctx context.Context) any {
 	st, err := r.d.node.Status(ctx)
-	rep := domain.ClusterReport{Members: []domain.ClusterMember{}, Revision: st.Revision, DBBytes: st.DBSize}
+	rep := domain.ClusterReport{Members: []domain.ClusterMember{}, Revision: st.Revision, DBBytes: st.DBBytes}
 	if err != nil {
 		rep.Verdict = "the domain state does not answer: " + err.Error()
 		return rep
 	}
+	rep.Leader = st.Leader
 	for _, m := range st.Members {
-		id := fmt.Sprintf("%x", m.ID)
-		rep.Members = append(rep.Members, domain.ClusterMember{Name: m.Name, ID: id, Healthy: true})
-		if m.ID == st.Leader {
-			rep.Leader = m.Name
-		}
+		rep.Members = append(rep.Members, domain.ClusterMember{Name: m.Name, ID: m.ID, Voter: m.Voter})
 	}
 	rep.Verdict = verdict(len(st.Members))
 	return rep

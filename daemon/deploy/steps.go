@@ -99,22 +99,14 @@ func stepNumber(s domain.BuildStep) int {
 	return n
 }
 
-// volumeSize is the size in bytes of a volume without a golden image (spec
-// section 5.2: attribute VolumeSize, in MiB).
+// volumeSize is the size in bytes of a volume without a golden image.
 func volumeSize(plan domain.DeploymentPlan, values map[string]string) (int64, error) {
-	for _, name := range []string{"VolumeSize", "volumesize"} {
-		v, ok := values[name]
-		if !ok || v == "" {
-			continue
-		}
-		mib, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || mib < 1 || mib > 1<<30 {
-			return 0, domain.Errorf(domain.Invalid, "attribute "+name, "%q is no size in MiB", v).Fix("Give a whole number of MiB, 1 or more.")
-		}
-		return mib << 20, nil
+	mib, ok, err := domain.VolumeSizeMiB(values)
+	if err == nil && !ok {
+		err = domain.Errorf(domain.Invalid, "deployment plan "+plan.Name, "has no golden image, and the size of the empty volume is not given").
+			Fix("Set the attribute VolumeSize, in MiB.")
 	}
-	return 0, domain.Errorf(domain.Invalid, "deployment plan "+plan.Name, "has no golden image, and the size of the empty volume is not given").
-		Fix("Set the attribute VolumeSize, in MiB.")
+	return mib << 20, err
 }
 
 func (d *Deployer) profile(ctx context.Context, r *task.Run) (domain.ServerProfile, error) {
@@ -272,6 +264,7 @@ func (d *Deployer) initiators(ctx context.Context, p domain.ServerProfile, value
 	if err != nil {
 		return err
 	}
+	domain.AssignMACs(values, h.MACs)
 	for i, mac := range h.MACs {
 		prefix := fmt.Sprintf("_Initiator%d.", i+1)
 		values[prefix+"mac"] = mac

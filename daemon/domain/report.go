@@ -94,9 +94,9 @@ type ClusterReport struct {
 	Verdict  string          `json:"verdict"` // what the next loss would do, in a sentence
 }
 
-// ClusterMember is one vote.
+// ClusterMember is one member.
 type ClusterMember struct {
-	Name    string `json:"name"`
-	ID      string `json:"id"`
-	Healthy bool   `json:"healthy"`
+	Name  string `json:"name"`
+	ID    string `json:"id"`
+	Voter bool   `json:"voter"`
 }
