@@ -1,0 +1,201 @@
+package rest
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"strconv"
+
+	"baystream/daemon/domain"
+)
+
+type version struct {
+	CurrentVersion int `json:"currentVersion"`
+	MinimumVersion int `json:"minimumVersion"`
+}
+
+func (s *Server) version(w http.ResponseWriter, r *http.Request) error {
+	return s.ok(w, version{currentVersion, minVersion})
+}
+
+func (s *Server) listTasks(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.Store.Tasks.List(r.Context())
+	if err != nil {
+		return err
+	}
+	slices.SortStableFunc(all, func(a, b domain.Task) int { // the newest first
+		switch {
+		case a.Created > b.Created:
+			return -1
+		case a.Created < b.Created:
+			return 1
+		}
+		return 0
+	})
+	return serveList(s, w, r, "tasks", domain.Tasks, views(all, taskView))
+}
+
+func (s *Server) getTask(w http.ResponseWriter, r *http.Request) error {
+	t, err := s.Store.Tasks.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return err
+	}
+	return s.ok(w, taskView(t))
+}
+
+func (s *Server) listGroups(w http.ResponseWriter, r *http.Request) error {
+	return serveList(s, w, r, "deployment-groups", domain.DeploymentGroups, []domain.DeploymentGroup{domain.TheDeploymentGroup()})
+}
+
+func (s *Server) getGroup(w http.ResponseWriter, r *http.Request) error {
+	if r.PathValue("id") != domain.DeploymentGroupID {
+		return domain.Errorf(domain.NotFound, "deployment group "+r.PathValue("id"), "does not exist").
+			Fix("There is one, " + domain.DeploymentGroupID + ".")
+	}
+	return s.ok(w, domain.TheDeploymentGroup())
+}
+
+// deploymentServer is all appliances as OneView sees them.
+func (s *Server) deploymentServer() domain.DeploymentServer {
+	info := s.Info()
+	d := domain.DeploymentServer{
+		Resource:         domain.Resource{Name: "Baystream", Description: "OS deployment server", Status: domain.StatusOK, State: "Connected"},
+		DeplManagersType: "Image Streamer", PrimaryClusterName: info.Name, PrimaryIPv4: info.Management,
+	}
+	d.SetID(domain.DeploymentServerID)
+	d.ApplianceURI = s.applianceView().ApplianceURI
+	d.PrimaryActiveAppliance = d.ApplianceURI
+	return d
+}
+
+func (s *Server) applianceView() domain.ApplianceView {
+	info := s.Info()
+	a := domain.ApplianceView{
+		Resource:              domain.Resource{Name: info.Name, Status: domain.StatusOK, State: "Connected"},
+		ApplianceSerialNumber: info.Serial, ApplianceUUID: info.UUID, ApplianceIPv6Address: info.IPv6,
+		AtlasVersion: info.Version, ImageStreamerVersion: info.Version,
+		CIMBay: info.Bay, CIMEnclosureName: info.Frame, ClusterIPv4Address: info.Management,
+		DataIPv4Address: info.Portal, MgmtIPv4Address: info.Management, ClaimedByOV: true,
+	}
+	a.SetID(info.UUID)
+	return a
+}
+
+func (s *Server) listDeploymentServers(w http.ResponseWriter, r *http.Request) error {
+	return serveList(s, w, r, "deployment-managers", domain.DeploymentServers, []domain.DeploymentServer{s.deploymentServer()})
+}
+
+func (s *Server) getDeploymentServer(w http.ResponseWriter, r *http.Request) error {
+	if r.PathValue("id") != domain.DeploymentServerID {
+		return domain.Errorf(domain.NotFound, "deployment server "+r.PathValue("id"), "does not exist").
+			Fix("There is one, " + domain.DeploymentServerID + ".")
+	}
+	return s.ok(w, s.deploymentServer())
+}
+
+// The deployment server is there from the first boot and stays: there is no
+// OneView that could add or remove it, and no second pair to make primary.
+
+func (s *Server) createDeploymentServer(w http.ResponseWriter, r *http.Request) error {
+	return domain.Errorf(domain.Conflict, "deployment server", "exists already; there is one in every domain").
+		Fix("Read " + domain.DeploymentServers + ".")
+}
+
+func (s *Server) updateDeploymentServer(w http.ResponseWriter, r *http.Request) error {
+	var sent domain.DeploymentServer
+	if err := decode(w, r, &sent); err != nil {
+		return err
+	}
+	if r.PathValue("id") != domain.DeploymentServerID {
+		return s.getDeploymentServer(w, r)
+	}
+	have := s.deploymentServer()
+	if p := sent.PrimaryActiveAppliance; p != "" && p != have.PrimaryActiveAppliance {
+		return domain.Errorf(domain.Invalid, "deployment server", "%q is not an appliance of this domain", p).
+			Fix("Name one of " + domain.ImageStreamerAppliances + ".")
+	}
+	if sent.Name != "" && sent.Name != have.Name || sent.Description != "" && sent.Description != have.Description {
+		return domain.Errorf(domain.Unsupported, "deployment server", "cannot be renamed in this version").Fix("Send its name as it is.")
+	}
+	return s.ok(w, have)
+}
+
+func (s *Server) deleteDeploymentServer(w http.ResponseWriter, r *http.Request) error {
+	if r.PathValue("id") != domain.DeploymentServerID {
+		return s.getDeploymentServer(w, r)
+	}
+	return domain.Errorf(domain.Conflict, "deployment server", "cannot be removed: it is this appliance").
+		Fix("A factory reset erases it.")
+}
+
+type network struct {
+	ManagementIPv4 string `json:"managementIpv4Address"`
+	DeploymentIPv4 string `json:"deploymentIpv4Address"`
+}
+
+func (s *Server) deploymentServerNetwork(w http.ResponseWriter, r *http.Request) error {
+	info := s.Info()
+	return s.ok(w, network{info.Management, info.Portal})
+}
+
+func (s *Server) listAppliances(w http.ResponseWriter, r *http.Request) error {
+	return serveList(s, w, r, "image-streamer-appliances", domain.ImageStreamerAppliances, []domain.ApplianceView{s.applianceView()})
+}
+
+func (s *Server) getAppliance(w http.ResponseWriter, r *http.Request) error {
+	a := s.applianceView()
+	if r.PathValue("id") != a.ID {
+		return domain.Errorf(domain.NotFound, "appliance "+r.PathValue("id"), "does not exist").
+			Fix("List " + domain.ImageStreamerAppliances + ".")
+	}
+	return s.ok(w, a)
+}
+
+func (s *Server) ca(w http.ResponseWriter, r *http.Request) error {
+	w.Header().Set("Content-Type", "application/x-pem-file")
+	_, err := w.Write(s.CA)
+	if err != nil {
+		s.Log.Debug("answer not sent", "err", err)
+	}
+	return nil
+}
+
+type setupState struct {
+	SetUp bool `json:"setUp"`
+}
+
+func (s *Server) setupState(w http.ResponseWriter, r *http.Request) error {
+	_, ok, err := s.setupMark.Get(r.Context())
+	if err != nil {
+		return err
+	}
+	return s.ok(w, setupState{ok})
+}
+
+// report serves what the appliance says of itself.
+func (s *Server) report(ask func(Appliance, context.Context) any) handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		return s.ok(w, ask(s.Appliance, r.Context()))
+	}
+}
+
+const (
+	someLines = 1000
+	maxLines  = 100_000
+)
+
+func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
+	lines := someLines
+	if v := r.URL.Query().Get("lines"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 1 || n > maxLines {
+			return domain.Errorf(domain.Invalid, "parameter lines", "%q is not a number from 1 to %d", v, maxLines)
+		}
+		lines = n
+	}
+	f, err := s.Appliance.Logs(r.Context(), lines)
+	if err != nil {
+		return err
+	}
+	return s.send(w, r, f, "", "text/plain; charset=utf-8")
+}

@@ -1,0 +1,122 @@
+// Package rest serves the appliance's interface over HTTPS: the one of the
+// Image Streamer and the part of OneView that its clients need, so that
+// existing automation works unchanged, and below /rest/baystream what is ours.
+// docs/api.md in this repository describes it.
+//
+// A request passes, in this order: limits and panic guard, path clean-up, the
+// route table (routes.go), the version header, the token, the role; then a
+// handler decodes it, calls one method of the store, the Library, the Deployer
+// or the Appliance, and encodes the answer. Errors travel as domain.Errors and
+// become a status and the interface's error body in one place (errors.go).
+//
+// Rest owns users and sessions; everything else belongs to who it calls. A
+// Server is safe for concurrent use.
+package rest
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"baystream/daemon/cluster"
+	"baystream/daemon/domain"
+)
+
+// Config is what a Server stands on. Every field is needed but SetupCode and Now.
+type Config struct {
+	Store     *cluster.Store
+	Library   Library
+	Deployer  Deployer
+	Appliance Appliance
+	Info      func() Info
+	// Attributes extracts the custom attributes from a plan script's text.
+	Attributes func(content string) ([]domain.ScriptAttribute, error)
+	CA         []byte // the domain's CA certificate, PEM; served to anybody
+	SetupCode  string // makes the first administrator; void once there is one; empty: no set-up over REST
+	Log        *slog.Logger
+	Now        func() time.Time // time.Now if nil
+}
+
+// Server serves the interface.
+type Server struct {
+	Config
+	handler    http.Handler
+	sessions   *sessions
+	logins     *limiter
+	setups     *limiter
+	setupMark  *cluster.Value[setupDone]
+	userChange sync.Mutex // held while users are deleted
+}
+
+// New makes a Server.
+func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	s := &Server{
+		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now),
+		logins: newLimiter(cfg.Now), setups: newLimiter(cfg.Now),
+		setupMark: cluster.NewValue[setupDone](cfg.Store.Client, "setup"),
+	}
+	s.handler = s.guard(s.routes())
+	return s
+}
+
+// Handler returns the whole interface.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Limits of one connection. Streams have their own deadlines (stream.go).
+const (
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10 // bytes
+	closeTimeout  = 5 * time.Second
+)
+
+// Serve answers on ln with TLS until ctx ends, then lets requests under way
+// finish for a few seconds. It closes ln.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, config *tls.Config) error {
+	config = config.Clone()
+	config.MinVersion = max(config.MinVersion, tls.VersionTLS12) // the final clients pin exactly 1.2
+	srv := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         config,
+		ReadHeaderTimeout: headerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          log.New(logWriter{s.Log}, "", 0),
+		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+	}
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	done := make(chan error, 1)
+	go func() {
+		<-ctx.Done()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		if err := srv.Shutdown(ctx); err != nil {
+			done <- srv.Close()
+			return
+		}
+		done <- nil
+	}()
+	if err := srv.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("rest: serve %s: %w", ln.Addr(), err)
+	}
+	return <-done
+}
+
+// logWriter takes what net/http says about broken connections.
+type logWriter struct{ log *slog.Logger }
+
+func (w logWriter) Write(p []byte) (int, error) {
+	w.log.Debug("http server", "msg", string(p))
+	return len(p), nil
+}
