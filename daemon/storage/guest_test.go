@@ -35,7 +35,10 @@ const (
 	smallMeta = "/dev/vdc" // 16 MiB
 )
 
-const goldenSize = 64 * mib
+const (
+	goldenSize = 16 * mib
+	volumeSize = 32 * mib
+)
 
 // goldenImage is a raw disk in memory: GPT with two partitions, random data
 // here and there, zeros elsewhere.
@@ -51,14 +54,14 @@ func goldenImage(t *testing.T) []byte {
 	}
 	defer f.Close()
 	table := gpt.Table{LogicalSectorSize: 512, PhysicalSectorSize: 512, ProtectiveMBR: true, Partitions: []*gpt.Partition{
-		{Index: 1, Start: 2048, End: 34815, Type: gpt.EFISystemPartition, Name: "esp"},
-		{Index: 2, Start: 34816, End: 126975, Type: gpt.LinuxFilesystem, Name: "root"},
+		{Index: 1, Start: 2048, End: 6143, Type: gpt.EFISystemPartition, Name: "esp"},
+		{Index: 2, Start: 6144, End: 30719, Type: gpt.LinuxFilesystem, Name: "root"},
 	}}
 	if err := table.Write(f, goldenSize); err != nil {
 		t.Fatal(err)
 	}
 	r := rand.NewChaCha8([32]byte{1})
-	for _, at := range []int64{mib + 65536, 5*mib + 4096, 17 * mib, 40*mib + 100*512, goldenSize - mib} {
+	for _, at := range []int64{mib + 65536, 5*mib + 4096, 9 * mib, 12*mib + 100*512, goldenSize - mib} {
 		b := make([]byte, 200<<10)
 		r.Read(b)
 		if _, err := f.WriteAt(b, at); err != nil {
@@ -230,7 +233,7 @@ func (st *story) refuseBadGoldens(t *testing.T) {
 
 func (st *story) clone(t *testing.T) {
 	ctx := t.Context()
-	spec := Spec{ID: uuid.NewString(), Name: "web-1", GoldenID: "golden-1", SizeBytes: 128 * mib}
+	spec := Spec{ID: uuid.NewString(), Name: "web-1", GoldenID: "golden-1", SizeBytes: volumeSize}
 	v, err := st.s.CreateVolume(ctx, spec)
 	if err != nil {
 		t.Fatal(err)
@@ -243,14 +246,14 @@ func (st *story) clone(t *testing.T) {
 	if _, err := st.s.CreateVolume(ctx, spec); !errors.Is(err, ErrConflict) {
 		t.Errorf("CreateVolume with another size: %v, want ErrConflict", err)
 	}
-	_, err = st.s.CreateVolume(ctx, Spec{ID: uuid.NewString(), GoldenID: "golden-1", SizeBytes: 8 * mib})
+	_, err = st.s.CreateVolume(ctx, Spec{ID: uuid.NewString(), GoldenID: "golden-1", SizeBytes: 4 * mib})
 	if err == nil || !strings.Contains(err.Error(), "smaller") {
 		t.Errorf("CreateVolume smaller than the image: %v", err)
 	}
 	if _, err = st.s.CreateVolume(ctx, Spec{ID: uuid.NewString(), GoldenID: "none", SizeBytes: mib}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("CreateVolume of an unknown image: %v, want ErrNotFound", err)
 	}
-	if n, err := pool.Sectors(v.Device()); err != nil || n != 128*mib/512 {
+	if n, err := pool.Sectors(v.Device()); err != nil || n != volumeSize/512 {
 		t.Errorf("%s has %d sectors, %v", v.Device(), n, err)
 	}
 	b, err := os.ReadFile(v.Device())
@@ -263,11 +266,11 @@ func (st *story) clone(t *testing.T) {
 	if err := st.s.DeleteGolden(ctx, "golden-1"); !errors.Is(err, ErrInUse) {
 		t.Errorf("DeleteGolden of a cloned image: %v, want ErrInUse", err)
 	}
-	empty, err := st.s.CreateVolume(ctx, Spec{ID: uuid.NewString(), Name: "empty", SizeBytes: 16 * mib})
+	empty, err := st.s.CreateVolume(ctx, Spec{ID: uuid.NewString(), Name: "empty", SizeBytes: 4 * mib})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err := os.ReadFile(empty.Device()); err != nil || len(b) != 16*mib || !allZero(b) {
+	if b, err := os.ReadFile(empty.Device()); err != nil || len(b) != 4*mib || !allZero(b) {
 		t.Errorf("empty volume: %d bytes, zero %v, %v", len(b), allZero(b), err)
 	}
 	if err := st.s.DeleteVolume(ctx, empty.ID); err != nil {
@@ -332,14 +335,14 @@ func (st *story) export(t *testing.T) {
 	}
 	i := st.login(t)
 	defer i.close()
-	if n, err := i.sectors(); err != nil || n != 128*mib/512 {
+	if n, err := i.sectors(); err != nil || n != volumeSize/512 {
 		t.Errorf("LUN has %d sectors, %v", n, err)
 	}
 	dev, err := os.ReadFile(st.vol.Device())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, at := range []int{0, mib + 65536, 17 * mib, goldenSize - mib} {
+	for _, at := range []int{0, mib + 65536, 9 * mib, goldenSize - mib} {
 		b, err := i.read(uint32(at/512), 64<<10)
 		if err != nil || !bytes.Equal(b, dev[at:at+64<<10]) {
 			t.Errorf("LUN differs from the volume at byte %d (%v)", at, err)
@@ -400,7 +403,7 @@ func (st *story) restartUnderLoad(t *testing.T) {
 			default:
 			}
 			r.Read(b)
-			lba := uint32(50*mib/512 + 8*(n%1000))
+			lba := uint32(20*mib/512 + 8*(n%1000))
 			if err := i.write(lba, b); err != nil {
 				rounds <- fmt.Errorf("write %d: %w", n, err)
 				return
@@ -471,8 +474,8 @@ func (st *story) reboot(t *testing.T) {
 	st.open(t)
 	i := st.login(t)
 	defer i.close()
-	b, err := i.read(50*mib/512, 64<<10)
-	if err != nil || !bytes.Equal(b, before[50*mib:50*mib+64<<10]) {
+	b, err := i.read(20*mib/512, 64<<10)
+	if err != nil || !bytes.Equal(b, before[20*mib:20*mib+64<<10]) {
 		t.Errorf("data after a reboot differ (%v)", err)
 	}
 }
@@ -584,13 +587,10 @@ func (st *story) deleteAll(t *testing.T) {
 // whose connection was closed.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 600 {
-		if ok() {
-			return
-		}
+	t.Logf("waiting for %s", what)
+	for !ok() { // the host bounds the whole VM
 		time.Sleep(50 * time.Millisecond)
 	}
-	t.Fatalf("waited in vain for %s", what)
 }
 
 // TestGuestPoolGuard fills a small pool.

@@ -148,19 +148,27 @@ func (s *Storage) Reconcile(ctx context.Context) error {
 			errs = append(errs, s.forgetImport(ctx, g.ID))
 		}
 	}
-	known := map[string]bool{}
-	for _, v := range state.Volumes {
-		known[iqn(v)] = v.Access != nil
-	}
 	iqns, err := s.target.Targets()
 	errs = append(errs, err)
 	for _, i := range iqns {
-		if !known[i] {
-			errs = append(errs, s.target.Remove(ctx, i, "", false))
-		}
+		errs = append(errs, s.removeStray(ctx, i))
 	}
 	errs = append(errs, s.each(ctx, state.Volumes, s.reconcileVolume))
 	return errors.Join(errs...)
+}
+
+// removeStray removes a target that no record wants.
+func (s *Storage) removeStray(ctx context.Context, iqn string) error {
+	id := strings.TrimPrefix(iqn, IQNPrefix)
+	unlock, err := s.book.lock(ctx, id) // else an Export under way would look like a stray
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if v, ok := s.book.volume(id); ok && v.Access != nil {
+		return nil
+	}
+	return s.target.Remove(ctx, iqn, "", false)
 }
 
 func (s *Storage) reconcileVolume(ctx context.Context, v Volume) error {

@@ -22,10 +22,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrInUse says that an initiator is logged in.
@@ -139,7 +142,9 @@ func (r *Reconciler) Apply(ctx context.Context, want Target) error {
 	if err != nil {
 		return fmt.Errorf("target %s: %w", want.IQN, err)
 	}
-	if err := r.run(ctx, ops); err != nil {
+	if err := r.run(ctx, ops); errors.Is(err, unix.EADDRNOTAVAIL) {
+		return fmt.Errorf("target %s: portal %s is not an address of this appliance: set the deployment network: %w", want.IQN, want.Portal, err)
+	} else if err != nil {
 		return fmt.Errorf("target %s: %w", want.IQN, err)
 	}
 	if len(ops) > 0 {
@@ -240,6 +245,9 @@ func (r *Reconciler) sessions(iqn string) ([]Session, error) {
 	var out []Session
 	for _, ini := range acls {
 		info, err := r.fs.Read(tpgDir(iqn) + "/acls/" + ini + "/info")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed meanwhile
+		}
 		if err != nil {
 			return nil, fmt.Errorf("sessions of %s: %w", ini, err)
 		}

@@ -54,7 +54,7 @@ type Config struct {
 	Disks   []int             // sizes in MiB: /dev/vda, /dev/vdb...
 	Memory  int               // MiB, default 512
 	Env     []string
-	Timeout time.Duration // default 5 minutes, less when the test's deadline is nearer
+	Timeout time.Duration // default 9 minutes, less when the test's deadline is nearer
 
 	// Virtual runs one CPU on virtual time (QEMU's icount), so that times
 	// measured in the guest repeat.
@@ -102,7 +102,7 @@ func Run(t *testing.T, cfg Config) string {
 
 func deadline(t *testing.T, limit time.Duration) (context.Context, context.CancelFunc) {
 	if limit == 0 {
-		limit = 5 * time.Minute
+		limit = 9 * time.Minute
 	}
 	end := time.Now().Add(limit)
 	if d, ok := t.Deadline(); ok && d.Add(-10*time.Second).Before(end) {
