@@ -22,7 +22,8 @@ type step struct {
 	remedy   string        // what an operator can do when it fails
 }
 
-const stepLimit = 15 * time.Second
+// stepLimit leaves room for an emulated machine on a busy host.
+const stepLimit = 30 * time.Second
 
 // StepStatus is a boot step as the control socket shows it.
 type StepStatus struct {

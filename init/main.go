@@ -195,7 +195,7 @@ func (p *initProcess) bootSteps() []step {
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
 		{name: "modules on demand", do: simple(becomeModprobe), optional: true},
 		{
-			name: "kernel modules", do: simple(func() error { return loadModules(p.config.Modules...) }), limit: time.Minute,
+			name: "kernel modules", do: simple(func() error { return loadModules(p.config.Modules...) }), limit: 5 * time.Minute,
 			remedy: "add the modules to the image, or take them out of " + configPath,
 		},
 		{name: "mount configfs", do: mount("configfs", "/sys/kernel/config", plain, ""), remedy: "add the module configfs to the image"},

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,36 +59,43 @@ func modprobe(name string) error {
 // modules, so it looks into them instead of an index.
 func modulesFor(dir, name string) ([]string, error) {
 	want := canonical(name)
-	var byAlias []string
-	var exact string
+	files := map[string]string{} // by module
 	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		base, isModule := strings.CutSuffix(filepath.Base(p), ".ko")
-		switch {
-		case err != nil || !isModule || exact != "":
-			return err
-		case canonical(base) == want:
-			exact = base
-			return nil
+		if base, ok := strings.CutSuffix(filepath.Base(p), ".ko"); ok {
+			files[base] = p
 		}
-		aliases, err := moduleAliases(p)
-		if err != nil {
-			return fmt.Errorf("%s: %w", p, err)
-		}
-		for _, a := range aliases {
-			if ok, err := path.Match(canonical(a), want); ok && err == nil {
-				byAlias = append(byAlias, base)
-				return nil
-			}
-		}
-		return nil
+		return err
 	})
-	if exact != "" {
-		return []string{exact}, nil
+	if err != nil {
+		return nil, err
 	}
-	if err == nil && len(byAlias) == 0 {
-		err = fmt.Errorf("module %s: %w in %s", name, os.ErrNotExist, dir)
+	names := slices.Sorted(maps.Keys(files))
+	for _, n := range names {
+		if canonical(n) == want {
+			return []string{n}, nil
+		}
 	}
-	return byAlias, err
+	var out []string
+	for _, n := range names {
+		aliases, err := moduleAliases(files[n])
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", files[n], err)
+		}
+		if slices.ContainsFunc(aliases, func(a string) bool { return aliasMatches(a, want) }) {
+			out = append(out, n)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("module %s: %w in %s", name, os.ErrNotExist, dir)
+	}
+	return out, nil
+}
+
+// aliasMatches tells whether an alias, which may have wildcards, stands for
+// the canonical name.
+func aliasMatches(alias, name string) bool {
+	ok, err := path.Match(canonical(alias), name)
+	return ok && err == nil
 }
 
 // canonical writes a name or alias with underscores for hyphens, which modules

@@ -36,11 +36,21 @@ type launcher struct {
 // must happen in the new process itself, before its program, happens there.
 const stubName = "init-stub"
 
-// stub finishes the environment of the process it runs in and executes args.
-// It returns only if that is not possible.
+// stub moves the process it runs in to the cgroup args[0] ("" for none),
+// finishes its environment and executes the rest of args. It returns only if
+// that is not possible.
+//
+// The process moves itself because a kernel that makes it there (CLONE_INTO_CGROUP)
+// and once had a cgroup.kill there kills it at birth: 6.14 and later, and stable
+// kernels, compare the kill counters of two different cgroups.
 func stub(args []string) error {
-	if len(args) == 0 {
+	if len(args) < 2 {
 		return errors.New("nothing to execute")
+	}
+	if args[0] != "" {
+		if err := os.WriteFile(filepath.Join(args[0], "cgroup.procs"), []byte("0"), 0); err != nil {
+			fmt.Fprintln(os.Stderr, "init: control group:", err) // it can live outside
+		}
 	}
 	env := os.Environ()
 	if os.Getenv("WATCHDOG_USEC") != "" {
@@ -48,8 +58,8 @@ func stub(args []string) error {
 	}
 	// PID 1 exempts itself from the OOM killer; services are not exempt.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
-	if err := syscall.Exec(args[0], args, env); err != nil {
-		return fmt.Errorf("execute %s: %w", args[0], err)
+	if err := syscall.Exec(args[1], args[1:], env); err != nil {
+		return fmt.Errorf("execute %s: %w", args[1], err)
 	}
 	return nil
 }
@@ -61,14 +71,9 @@ func (l *launcher) spawn(svc Service) (int, error) {
 	if err := unix.Access(svc.Exec[0], unix.X_OK); err != nil {
 		return 0, fmt.Errorf("service %s: execute %s: %w: correct exec in %s or add the program to the image", svc.Name, svc.Exec[0], err, configPath)
 	}
-	attr := &syscall.SysProcAttr{Setsid: true}
-	cg, err := l.openCgroup(svc)
+	cgroup, err := l.makeCgroup(svc)
 	if err != nil {
-		l.warn(svc.Name, err) // it can live outside
-	}
-	if cg != nil {
-		defer cg.Close()
-		attr.UseCgroupFD, attr.CgroupFD = true, int(cg.Fd())
+		l.warn(svc.Name, err)
 	}
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
@@ -80,8 +85,8 @@ func (l *launcher) spawn(svc Service) (int, error) {
 		return 0, err
 	}
 	defer w.Close()
-	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{stubName}, svc.Exec...), &syscall.ProcAttr{
-		Dir: "/", Env: l.environ(svc), Sys: attr,
+	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{stubName, cgroup}, svc.Exec...), &syscall.ProcAttr{
+		Dir: "/", Env: l.environ(svc), Sys: &syscall.SysProcAttr{Setsid: true},
 		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
 	})
 	if err != nil {
@@ -112,12 +117,11 @@ func (l *launcher) signal(pid int, sig syscall.Signal) error {
 
 func (l *launcher) killAll(svc Service, pid int) {
 	if dir := l.cgroup(svc); dir != "" {
-		if os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil {
-			return
-		}
+		os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
 	}
 	if pid > 1 {
-		// The leader may be reaped; its group keeps the number while it lives.
+		// Where there is no cgroup, or the process is not in it yet. If it was
+		// reaped just now its group keeps the number while it has members.
 		syscall.Kill(-pid, syscall.SIGKILL)
 	}
 }
@@ -131,15 +135,15 @@ func (l *launcher) cgroup(svc Service) string {
 	return filepath.Join(l.cgroups, svc.Name)
 }
 
-// openCgroup makes the service's cgroup with its limits. It returns nil
-// without an error where there are no cgroups.
-func (l *launcher) openCgroup(svc Service) (*os.File, error) {
+// makeCgroup makes the service's cgroup with its limits and returns it; it
+// returns "" where there are no cgroups.
+func (l *launcher) makeCgroup(svc Service) (string, error) {
 	dir := l.cgroup(svc)
 	if dir == "" {
-		return nil, nil
+		return "", nil
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
+		return "", err
 	}
 	var errs []error
 	for file, v := range limitFiles(svc.Limits) {
@@ -147,10 +151,7 @@ func (l *launcher) openCgroup(svc Service) (*os.File, error) {
 			errs = append(errs, fmt.Errorf("limit: %w", err))
 		}
 	}
-	if len(errs) > 0 {
-		l.warn(svc.Name, errors.Join(errs...))
-	}
-	return os.Open(dir)
+	return dir, errors.Join(errs...)
 }
 
 // limitFiles says what to write into which file of a cgroup.
