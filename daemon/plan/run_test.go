@@ -32,6 +32,9 @@ var sandboxProgram = sync.OnceValues(func() (string, error) {
 
 func TestMain(m *testing.M) {
 	MaybeSandbox()
+	if dir := os.Getenv("PLAN_TEST_CONFINE"); dir != "" {
+		os.Exit(tryToEscape(dir))
+	}
 	code := m.Run()
 	if exe, _ := sandboxProgram(); strings.HasSuffix(exe, "/sandbox") {
 		os.RemoveAll(filepath.Dir(exe))
@@ -236,15 +239,15 @@ func TestRunEndsAtItsLimits(t *testing.T) {
 		edit         func(*Job)
 		want         string
 	}{
-		{"time", "echo\n!sleep 1000", func(j *Job) { j.Limits.Time = 300 * time.Millisecond }, "line 2: ran longer than 300ms, the limit"},
+		{"time", "echo\n!sleep 1000", func(j *Job) { j.Limits.Time = 300 * time.Millisecond }, "ran longer than 300ms, the limit"},
 		{"endless loop", "!while true; do true; done", func(j *Job) { j.Limits.CPU = time.Second }, "line 1: shell: used the processor for more than 1s, the limit"},
 		{"output", "!while true; do echo 0123456789; done", func(j *Job) { j.Limits.Output = 100000 }, "line 1: more than 100000 bytes of output, the limit"},
 		{"output as commands", "<!while true; do echo echo; done", nil, "line 1: more than 1048576 bytes of output for <!"},
-		{"scratch", "!while true; do echo 0123456789; done > f", func(j *Job) { j.Limits.Scratch = 1 << 20 }, "line 1: shell: "},
+		{"scratch", "!echo 0123456789abcdef0123456789abcdef > f; for i in 1 2 3 4 5 6 7 8 9 a b c d e f g h; do cat f f > g && mv g f || exit 9; done", func(j *Job) { j.Limits.Scratch = 1 << 20 }, "line 1: shell: "},
 		{"volume full", "mount /dev/sda /\n!for i in 1 2 3 4 5 6 7 8 9; do echo 0123456789abcdef0123456789abcdef; done > f; for i in 1 2 3 4 5 6 7 8 9 a b c d e f g h; do cat f f > g; mv g f; done\nupload f /big\ncp /big /big2\ncp /big /big3", nil, "no space left on device"},
-		{"memory", "!a=x; while true; do a=$a$a; done", func(j *Job) { j.Limits.Memory = 96 << 20 }, "memory"},
-		{"recursion", "!f() { f; }; f", func(j *Job) { j.Limits.Memory = 96 << 20 }, "line 1: shell: "},
-		{"bomb", "!f() { f | f & }; f; wait; sleep 100", func(j *Job) { j.Limits.Memory, j.Limits.Time = 96<<20, 20*time.Second }, "line 1: "},
+		{"memory", "!a=x; while true; do a=$a$a; done", func(j *Job) { j.Limits.Memory, j.Limits.CPU = 96<<20, 2*time.Second }, "line 1: shell: "},
+		{"recursion", "!f() { f; }; f", func(j *Job) { j.Limits.Memory, j.Limits.CPU = 96<<20, 2*time.Second }, "line 1: shell: "},
+		{"bomb", "!f() { f | f & }; f; wait; while true; do true; done", func(j *Job) { j.Limits.Memory, j.Limits.CPU = 96<<20, 2*time.Second }, "line 1: shell: "},
 		{"commands of commands", "!echo '<!cat ./self' > self\n<!cat ./self", nil, "line 2: <! within <! more than 8 deep"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -263,9 +266,8 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	exe := sandbox(t)
 	devices := ext4Volume(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	job := Job{Scripts: []Expanded{{Script: "test", Text: "mount /dev/sda /\n!sleep 1000"}}, Devices: devices, Exe: exe}
-	job.Log = writerFunc(func(p []byte) (int, error) { return len(p), nil })
-	time.AfterFunc(200*time.Millisecond, cancel)
+	job := Job{Scripts: []Expanded{{Script: "test", Text: "mount /dev/sda /\necho ready\n!sleep 1000"}}, Devices: devices, Exe: exe}
+	job.Log = writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil })
 	err := Run(ctx, job)
 	var re *RunError
 	if !errors.As(err, &re) || !strings.Contains(re.Msg, "stopped: context canceled") {
@@ -282,5 +284,61 @@ func TestRunMasksSecrets(t *testing.T) {
 	log, err := runScript(t, nil, "echo the password is hunter22 !\n!printf hun; printf ter22\nhunter22", func(j *Job) { j.Secrets = []string{"hunter22"} })
 	if strings.Contains(log+err.Error(), "hunter22") || !strings.Contains(log, mask+" !") {
 		t.Errorf("log = %q, error %v, want the secret masked", log, err)
+	}
+}
+
+// tryToEscape confines this process and then makes the calls that it must not.
+func tryToEscape(dir string) int {
+	if err := confine(dir, Limits{}.withDefaults()); err != nil {
+		fmt.Println("confine:", err)
+		return 1
+	}
+	_, socket := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	_, _, fork := unix.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	_, _, clone3 := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0)
+	_, _, bpf := unix.Syscall(unix.SYS_BPF, 0, 0, 0)
+	_, _, ioUring := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, 0, 0)
+	for _, call := range []struct {
+		name string
+		err  error
+	}{
+		{"socket", socket}, {"fork", fork}, {"clone3", clone3}, {"bpf", bpf}, {"io_uring", ioUring},
+		{"execve", unix.Exec("/exe", []string{"x"}, nil)},
+		{"unshare", unix.Unshare(unix.CLONE_NEWUSER)},
+		{"mount", unix.Mount("tmpfs", "/", "tmpfs", 0, "")},
+		{"chroot", unix.Chroot("/")},
+		{"ptrace", unix.PtraceAttach(1)},
+		{"kill", unix.Kill(1, 0)},
+		{"reboot", unix.Reboot(0)},
+		{"mknod", unix.Mknod("/w/disk", unix.S_IFBLK|0o600, int(unix.Mkdev(8, 0)))},
+		{"become root", unix.Setresuid(0, 0, 0)},
+		{"raise a limit", unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 9999, Max: 9999})},
+	} {
+		if call.err != unix.EPERM {
+			fmt.Printf("%s: %v, want %v\n", call.name, call.err, unix.EPERM)
+			return 1
+		}
+	}
+	if os.Getuid() != shellUID || os.WriteFile("/made", nil, 0o600) == nil {
+		fmt.Println("uid", os.Getuid(), "or could write where it must not")
+		return 1
+	}
+	fmt.Println("confined")
+	return 0
+}
+
+func TestConfinedProcessCanDoNothingElse(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to change the root directory and the uid")
+	}
+	dir := t.TempDir()
+	if err := errors.Join(os.Mkdir(dir+"/w", 0o777), os.Chmod(dir+"/w", 0o777), os.Chmod(dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "PLAN_TEST_CONFINE="+dir)
+	out, err := cmd.CombinedOutput()
+	if err != nil || string(out) != "confined\n" {
+		t.Errorf("%v: %s", err, out)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path"
 	"runtime/debug"
 	"slices"
@@ -303,7 +304,7 @@ func (r shellRunner) run(ctx context.Context, line string, stdin io.Reader, stdo
 	defer result.Close()
 	cmd := exec.CommandContext(ctx, exePath)
 	cmd.Args = []string{shellName}
-	cmd.Env = []string{"LANG=C.UTF-8"}
+	cmd.Env = []string{"LANG=C.UTF-8", "GOTRACEBACK=none"} // its log is read by people
 	cmd.Dir = "/"
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, os.Stdout
 	cmd.ExtraFiles = []*os.File{in, fromShell}
@@ -327,12 +328,10 @@ func (r shellRunner) run(ctx context.Context, line string, stdin io.Reader, stdo
 func (r shellRunner) death(cmd *exec.Cmd, err error) string {
 	st, _ := cmd.ProcessState.Sys().(syscall.WaitStatus)
 	switch {
-	case cmd.ProcessState.SystemTime()+cmd.ProcessState.UserTime() >= r.limits.CPU*9/10: // the kernel counts ticks
-		return fmt.Sprintf("used the processor for more than %v, the limit", r.limits.CPU)
 	case st.Signaled() && st.Signal() == syscall.SIGPIPE:
 		return "nobody reads its output any more"
 	case st.ExitStatus() == 2, st.Signaled():
-		return fmt.Sprintf("ended by force (%v), probably over its limit of %d bytes of memory", cmd.ProcessState, r.limits.Memory)
+		return fmt.Sprintf("ended by force (%v after %v), probably over its limit of %d bytes of memory", cmd.ProcessState, cmd.ProcessState.SystemTime()+cmd.ProcessState.UserTime(), r.limits.Memory)
 	}
 	return fmt.Sprintf("ended without an answer: %v", err)
 }
@@ -348,7 +347,14 @@ func shellMain() int {
 	in.Close()
 	answer := os.NewFile(4, "answer")
 	var res shellResult
-	if err := confine(o.Limits); err != nil {
+	tooLong := make(chan os.Signal, 1)
+	signal.Notify(tooLong, syscall.SIGXCPU)
+	go func() {
+		<-tooLong
+		_ = json.NewEncoder(answer).Encode(shellResult{Exit: 1, Msg: fmt.Sprintf("used the processor for more than %v, the limit", o.Limits.CPU)})
+		os.Exit(1)
+	}()
+	if err := confine(scratchDir, o.Limits); err != nil {
 		res = shellResult{Exit: 1, Msg: "cannot be confined: " + err.Error()}
 	} else {
 		res = interpret(context.Background(), o.Line, "/", os.Stdin, os.Stdout, quietStderr{os.Stderr})
@@ -362,18 +368,21 @@ func shellMain() int {
 // quietStderr keeps the interpreter from using the file as more than a writer.
 type quietStderr struct{ io.Writer }
 
-// confine makes this process harmless: root in the scratch space, limits,
+// confine makes this process harmless: root in the directory root, limits,
 // another uid without capabilities, and a system call filter.
-func confine(l Limits) error {
-	if err := unix.Chroot(scratchDir); err != nil {
+func confine(root string, l Limits) error {
+	if err := unix.Chroot(root); err != nil {
 		return fmt.Errorf("chroot: %w", err)
 	}
 	if err := os.Chdir("/"); err != nil {
 		return err
 	}
-	cpu := uint64(max(1, l.CPU/time.Second))
+	cpu := uint64(max(1, l.CPU/time.Second)) // SIGXCPU at first, then SIGKILL
+	if err := unix.Setrlimit(unix.RLIMIT_CPU, &unix.Rlimit{Cur: cpu, Max: cpu + 5}); err != nil {
+		return fmt.Errorf("limit on the processor: %w", err)
+	}
 	for res, v := range map[int]uint64{
-		unix.RLIMIT_DATA: uint64(l.Memory), unix.RLIMIT_CPU: cpu, unix.RLIMIT_FSIZE: uint64(l.Scratch),
+		unix.RLIMIT_DATA: uint64(l.Memory), unix.RLIMIT_FSIZE: uint64(l.Scratch),
 		unix.RLIMIT_NOFILE: 256, unix.RLIMIT_NPROC: maxPids, unix.RLIMIT_CORE: 0, unix.RLIMIT_MSGQUEUE: 0, unix.RLIMIT_MEMLOCK: 0,
 	} {
 		if err := unix.Setrlimit(res, &unix.Rlimit{Cur: v, Max: v}); err != nil {
