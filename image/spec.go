@@ -124,7 +124,8 @@ func skeleton(version string) []File {
 	return []File{
 		Dir("usr/bin"), Dir("usr/sbin"), Dir("usr/lib"), Dir("usr/lib64"),
 		Symlink("bin", "usr/bin"), Symlink("sbin", "usr/sbin"), Symlink("lib", "usr/lib"), Symlink("lib64", "usr/lib64"),
-		Dir("proc"), Dir("sys"), Dir("run"), Dir("data"), Dir("mnt"), Dir("var"),
+		Dir("proc"), Dir("sys"), Dir("run"), Dir("data"), Dir("mnt"),
+		Dir("var/lock"), Dir("var/lib/drbd"), Symlink("var/run", "../run"), // drbdmeta refuses to run without its lock folder
 		{Path: "tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
 		{Path: "root", Mode: fs.ModeDir | 0o700},
 		console,
