@@ -16,7 +16,8 @@ import (
 //	filter = and {"or" and}      and = term {"and" term}
 //	term   = ["not"] ( "(" filter ")" | field op value )
 //	op     = "=" "==" "eq" "!=" "<>" "ne" "<" "lt" "<=" "le" ">" "gt" ">=" "ge" "matches" "like"
-//	value  = 'text' | "text" | text up to the next and, or, ) or the end
+//	value  = 'text' | "text" | text up to the next and, or, the end, or a ) that
+//	         the text has not opened
 //
 // Words are recognised in any letter case, and texts compared without regard
 // to it. "matches" and "like" compare the whole text, where * and % stand for
@@ -210,9 +211,15 @@ func (p *parser) value() (string, error) {
 	if s[0] == '\'' || s[0] == '"' {
 		return p.quoted(s[0])
 	}
-	end := len(s)
+	end, open := len(s), 0
 	for i := range s {
-		if s[i] == ')' || s[i] == ' ' && (startsWord(s[i+1:], "and") || startsWord(s[i+1:], "or")) {
+		switch s[i] {
+		case '(':
+			open++
+		case ')':
+			open--
+		}
+		if open < 0 || s[i] == ' ' && (startsWord(s[i+1:], "and") || startsWord(s[i+1:], "or")) {
 			end = i
 			break
 		}
