@@ -1,0 +1,45 @@
+package qemu
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestIdentityIsStableAndDistinct(t *testing.T) {
+	a, d := place{1, ApplianceBay, 1}, place{2, ComputeBay, 3}
+	got := []string{a.name(), a.serial(), a.location(), a.mac(3).String(), a.address().String(),
+		d.name(), d.serial(), d.location(), d.mac(6).String()}
+	want := []string{"appliance1", "VF0001A01", "appliance bay 1", "02:61:00:01:01:03", "192.0.2.10/24",
+		"frame2-compute3", "VF0002D03", "device bay 3", "02:63:00:02:03:06"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("identity (-want +got):\n%s", diff)
+	}
+	seen := map[string]place{}
+	for frame := 1; frame <= maxFrames; frame++ {
+		for bay := 1; bay <= 9; bay++ {
+			for _, kind := range []Kind{ApplianceBay, ComputeBay} {
+				p := place{frame, kind, bay}
+				for _, id := range []string{p.serial(), p.uuid(), p.mac(3).String(), p.mac(6).String(), p.name()} {
+					if other, twice := seen[id]; twice {
+						t.Errorf("%s stands for %v and %v", id, p, other)
+					}
+					seen[id] = p
+				}
+			}
+		}
+	}
+}
+
+func TestLinkedFramesDivideThePool(t *testing.T) {
+	got := append(place{1, ApplianceBay, 1}.oem(3, 7), place{3, ApplianceBay, 1}.oem(3, 7)...)
+	want := []string{
+		"baystream:management=address:192.0.2.10/24,gateway:192.0.2.1",
+		"baystream:deployment=vlan:7,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.132,mtu:1500",
+		"baystream:management=address:192.0.2.30/24,gateway:192.0.2.1",
+		"baystream:deployment=vlan:7,address:198.51.100.4/24,pool:198.51.100.166-198.51.100.198,mtu:1500",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
