@@ -71,7 +71,9 @@ func program(kind string) int {
 		forever()
 	case "parent": // leaves a child of its own session behind
 		pid, err := syscall.ForkExec("/proc/self/exe", []string{"orphan"}, &syscall.ProcAttr{
-			Env:   append(os.Environ(), childVar+"=orphan", "PARENT="+strconv.Itoa(os.Getpid())),
+			// A fresh environment: of two values of a variable the first would
+			// win, and the orphan would be a parent too, for ever.
+			Env:   []string{childVar + "=orphan", "PARENT=" + strconv.Itoa(os.Getpid()), "STAY=" + os.Getenv("STAY")},
 			Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true},
 		})
 		if err != nil {
