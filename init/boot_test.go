@@ -133,7 +133,7 @@ func TestBootStepsAreInOrder(t *testing.T) {
 	for _, pair := range [][2]string{
 		{"mount proc", "limits"}, {"mount devtmpfs", "console"}, {"mount run", "log"},
 		{"mount sysfs", "mount cgroup2"}, {"configuration", "kernel modules"},
-		{"modules on demand", "kernel modules"}, {"kernel modules", "mount configfs"},
+		{"kernel modules", "modules on demand"}, {"kernel modules", "mount configfs"},
 		{"mount cgroup2", "control groups"}, {"mount sysfs", "host name"},
 	} {
 		if at[pair[0]] >= at[pair[1]] {

@@ -193,11 +193,13 @@ func (p *initProcess) bootSteps() []step {
 		{name: "configuration", do: simple(p.readConfig), remedy: "build the image again with a correct " + configPath},
 		{name: "limits", do: simple(setLimits), optional: true},
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
-		{name: "modules on demand", do: simple(becomeModprobe), optional: true},
 		{
 			name: "kernel modules", do: simple(func() error { return loadModules(p.config.Modules...) }), limit: 5 * time.Minute,
 			remedy: "add the modules to the image, or take them out of " + configPath,
 		},
+		// Not earlier: while the list is loaded the kernel asks for many modules
+		// that nobody has, and each question costs a process.
+		{name: "modules on demand", do: simple(becomeModprobe), optional: true},
 		{name: "mount configfs", do: mount("configfs", "/sys/kernel/config", plain, ""), remedy: "add the module configfs to the image"},
 		{name: "mount securityfs", do: mount("securityfs", "/sys/kernel/security", plain, ""), optional: true},
 		{
