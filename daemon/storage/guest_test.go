@@ -129,6 +129,9 @@ func TestGuestStory(t *testing.T) {
 		{"delete", st.deleteAll},
 	} {
 		if !t.Run(part.name, part.do) {
+			if st.s != nil { // leave the kernel clean for the next test
+				_ = st.s.Shutdown(context.WithoutCancel(t.Context()))
+			}
 			t.FailNow()
 		}
 	}
@@ -693,11 +696,15 @@ func TestGuestMetadata(t *testing.T) {
 	dump := drbdmeta(t, legs[0], "dump-md")
 	for _, want := range []string{
 		fmt.Sprintf("0x%016X; 0x0000000000000000; 0x0000000000000000; 0x0000000000000000;", id),
-		"flags 0x00000091;", "la-size-sect 786432;", "md-size-sect 104;", "al-extents 257;", "la-peer-max-bio-size 1048576;",
+		"la-size-sect 786432;", "# md_size_sect 104\n", "# bm_offset 402653184\n", "al-extents 257;", "la-peer-max-bio-size 1048576;",
 	} {
 		if !strings.Contains(dump, want) {
 			t.Errorf("dump-md lacks %q:\n%s", want, dump)
 		}
+	}
+
+	if gi := drbdmeta(t, legs[0], "get-gi"); !strings.Contains(gi, ":1:1:0:0:0:0") {
+		t.Errorf("get-gi does not show a consistent, up-to-date leg:\n%s", gi)
 	}
 
 	m, err := mirror.Open(testLog(t))

@@ -395,6 +395,11 @@ func (s *Storage) delete(ctx context.Context, v Volume) error {
 	if err := s.unexport(ctx, v, false); err != nil {
 		return err
 	}
+	// Until here all can be undone: whoever holds the device open is found
+	// before the record says that the volume is on its way out.
+	if err := s.down(ctx, v); err != nil {
+		return err
+	}
 	v.Deleting, v.Access = true, nil
 	if err := s.book.putVolume(ctx, v); err != nil {
 		return err
