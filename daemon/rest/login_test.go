@@ -171,18 +171,19 @@ func TestUsersAndRoles(t *testing.T) {
 }
 
 func TestPasswordHash(t *testing.T) {
-	hash := HashPassword("pässword")
+	h := newHasher()
+	hash := h.hash("pässword")
 	if !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") {
-		t.Errorf("HashPassword = %s", hash)
+		t.Errorf("hash = %s", hash)
 	}
 	for password, want := range map[string]bool{"pässword": true, "password": false, "": false} {
-		if got := checkPassword(hash, password); got != want {
-			t.Errorf("checkPassword(%q) = %v, want %v", password, got, want)
+		if got := h.check(hash, password); got != want {
+			t.Errorf("check(%q) = %v, want %v", password, got, want)
 		}
 	}
 	for _, bad := range []string{"", "x", "$argon2id$v=19$m=1,t=0,p=0$$", "$argon2id$v=19$m=99999999,t=1,p=1$AA$AA", "$argon2i$v=19$m=1,t=1,p=1$AA$AA"} {
-		if checkPassword(bad, "") {
-			t.Errorf("checkPassword(%q, \"\") = true", bad)
+		if h.check(bad, "") {
+			t.Errorf("check(%q, \"\") = true", bad)
 		}
 	}
 }

@@ -49,6 +49,7 @@ type Server struct {
 	Config
 	handler    http.Handler
 	sessions   *sessions
+	hasher     *hasher
 	logins     *limiter
 	setups     *limiter
 	setupMark  *cluster.Value[setupDone]
@@ -61,7 +62,7 @@ func New(cfg Config) *Server {
 		cfg.Now = time.Now
 	}
 	s := &Server{
-		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now),
+		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now), hasher: newHasher(),
 		logins: newLimiter(cfg.Now), setups: newLimiter(cfg.Now),
 		setupMark: cluster.NewValue[setupDone](cfg.Store.Client, "setup"),
 	}

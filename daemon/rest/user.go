@@ -21,37 +21,38 @@ import (
 	"baystream/daemon/domain"
 )
 
-// Cost of a password hash (RFC 9106; the figures are OWASP's for little
-// memory). One is computed at a time, so that log-ins cannot use up an
-// appliance's memory.
+// hasher makes and checks the argon2id hashes of passwords (RFC 9106), one at
+// a time, so that log-ins cannot use up an appliance's memory.
+type hasher struct {
+	time, memory uint32 // memory in KiB
+
+	mu     sync.Mutex
+	nobody string // hash of a password that nobody knows
+}
+
+// newHasher has the cost that OWASP names for little memory.
+func newHasher() *hasher { return &hasher{time: 2, memory: 19 << 10} }
+
 const (
-	hashTime    = 2
-	hashMemory  = 19 << 10 // KiB
 	hashThreads = 1
 	hashSalt    = 16 // bytes
 	hashLength  = 32 // bytes
 )
 
-var hashing sync.Mutex
-
-func argon(password string, salt []byte, t, m uint32, p uint8, length uint32) []byte {
-	hashing.Lock()
-	defer hashing.Unlock()
-	return argon2.IDKey([]byte(password), salt, t, m, p, length)
-}
-
-// HashPassword makes the PHC string that is stored for a password.
-func HashPassword(password string) string {
+// hash makes the PHC string that is stored for a password.
+func (h *hasher) hash(password string) string {
 	salt := make([]byte, hashSalt)
 	_, _ = rand.Read(salt) // does not fail (crypto/rand)
-	sum := argon(password, salt, hashTime, hashMemory, hashThreads, hashLength)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	sum := argon2.IDKey([]byte(password), salt, h.time, h.memory, hashThreads, hashLength)
 	b64 := base64.RawStdEncoding.EncodeToString
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, hashMemory, hashTime, hashThreads, b64(salt), b64(sum))
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.memory, h.time, hashThreads, b64(salt), b64(sum))
 }
 
-// checkPassword says whether password made hash; a hash in another form fits
-// no password.
-func checkPassword(hash, password string) bool {
+// check says whether password made hash; a hash in another form fits no
+// password.
+func (h *hasher) check(hash, password string) bool {
 	parts := strings.Split(hash, "$")
 	if len(parts) != 6 || parts[1] != "argon2id" {
 		return false
@@ -66,12 +67,25 @@ func checkPassword(hash, password string) bool {
 	if err1 != nil || err2 != nil || len(want) == 0 {
 		return false
 	}
-	return subtle.ConstantTimeCompare(want, argon(password, salt, t, m, p, uint32(len(want)))) == 1
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return subtle.ConstantTimeCompare(want, argon2.IDKey([]byte(password), salt, t, m, p, uint32(len(want)))) == 1
 }
 
-// nobody is checked for a user who does not exist, so that the answer takes as
+// dummy is checked for a user who does not exist, so that the answer takes as
 // long as for one who does.
-var nobody = sync.OnceValue(func() string { return HashPassword(newToken()) })
+func (h *hasher) dummy() string {
+	h.mu.Lock()
+	made := h.nobody
+	h.mu.Unlock()
+	if made == "" {
+		made = h.hash(newToken())
+		h.mu.Lock()
+		h.nobody = made
+		h.mu.Unlock()
+	}
+	return made
+}
 
 func userKey(name string) string { return strings.ToLower(strings.TrimSpace(name)) }
 
@@ -87,9 +101,9 @@ func (s *Server) authenticate(r *http.Request, c credentials) (domain.User, erro
 		}
 		hash := user.PasswordHash
 		if !known {
-			hash = nobody()
+			hash = s.hasher.dummy()
 		}
-		return checkPassword(hash, c.Password) && known, nil
+		return s.hasher.check(hash, c.Password) && known, nil
 	})
 	if domain.KindOf(err) == domain.TooMany {
 		s.Log.Warn("audit: log-in refused, too many failures", "user", printable(c.UserName), "source", from)
@@ -179,7 +193,7 @@ func (s *Server) createUser(w http.ResponseWriter, r *http.Request) error {
 	if !slices.Contains(roles, req.Role) {
 		return domain.Errorf(domain.Invalid, "role", "%q is not a role", req.Role).Fix("Use one of: " + strings.Join(roles, ", ") + ".")
 	}
-	u := domain.User{Name: req.UserName, PasswordHash: HashPassword(req.Password), Role: req.Role, Created: domain.Stamp(s.Now())}
+	u := domain.User{Name: req.UserName, PasswordHash: s.hasher.hash(req.Password), Role: req.Role, Created: domain.Stamp(s.Now())}
 	made, err := s.Store.Users.Create(r.Context(), userKey(u.Name), u)
 	if err != nil {
 		return err
@@ -207,7 +221,7 @@ func (s *Server) setPassword(w http.ResponseWriter, r *http.Request) error {
 	if err := checkNewUser(name, req.Password); err != nil {
 		return err
 	}
-	hash := HashPassword(req.Password)
+	hash := s.hasher.hash(req.Password)
 	var after domain.User
 	err := cluster.Atomically(r.Context(), s.Store.Client, func(tx *cluster.Txn) error {
 		u, ok, err := s.Store.Users.GetIn(tx, userKey(name))
@@ -303,7 +317,7 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	if err := checkNewUser(req.UserName, req.Password); err != nil {
 		return err
 	}
-	u := domain.User{Name: req.UserName, PasswordHash: HashPassword(req.Password), Role: domain.RoleInfrastructure, Created: domain.Stamp(s.Now())}
+	u := domain.User{Name: req.UserName, PasswordHash: s.hasher.hash(req.Password), Role: domain.RoleInfrastructure, Created: domain.Stamp(s.Now())}
 	if err := s.firstUser(ctx, u); err != nil {
 		return err
 	}
