@@ -129,23 +129,28 @@ func serve(con *console, r io.Reader, m machine) {
 		if line == "" {
 			continue
 		}
-		answer, err := command(line, rootDir, m)
-		word, _, _ := strings.Cut(line, " ")
-		switch {
-		case err != nil:
-			con.Printf("ERROR %s: %v", word, err)
-		default:
-			con.Printf("OK %s %s", word, answer)
-		}
-		switch {
-		case err == nil && word == "reboot":
-			shutdown(con, m, unix.LINUX_REBOOT_CMD_RESTART)
-		case err == nil && word == "poweroff":
-			shutdown(con, m, unix.LINUX_REBOOT_CMD_POWER_OFF)
-		}
+		answer(con, line, m)
 	}
 	con.Printf("NOTE the console has no input any more: %v", sc.Err())
 	select {}
+}
+
+// answer carries out one line and prints the outcome. After reboot and
+// poweroff it does not return.
+func answer(con *console, line string, m machine) {
+	word, _, _ := strings.Cut(line, " ")
+	out, err := command(line, rootDir, m)
+	if err != nil {
+		con.Printf("ERROR %s: %v", word, err)
+		return
+	}
+	con.Printf("OK %s %s", word, out)
+	switch word {
+	case "reboot":
+		shutdown(con, m, unix.LINUX_REBOOT_CMD_RESTART)
+	case "poweroff":
+		shutdown(con, m, unix.LINUX_REBOOT_CMD_POWER_OFF)
+	}
 }
 
 // command carries out one line and returns what follows OK and the word.

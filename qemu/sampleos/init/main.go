@@ -50,18 +50,15 @@ func main() {
 	}
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGPIPE, unix.SIGUSR1, unix.SIGUSR2)
 	con := newConsole(os.Stdout)
-	if err := run(con); err != nil {
-		con.Printf("FAILED %v", err)
-		con.Printf("RESTART in 10 s")
-		time.Sleep(10 * time.Second)
-		unix.Sync()
-		unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
-	}
-	select {}
+	con.Printf("FAILED %v; restart in 10 s", run(con))
+	time.Sleep(10 * time.Second)
+	unix.Sync()
+	unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
+	select {} // reached when reboot(2) fails: process 1 must not end
 }
 
-// run brings the machine up and serves the console; it returns only when the
-// machine cannot come up.
+// run brings the machine up and serves the console. It returns, always with an
+// error, only when the machine cannot come up.
 func run(con *console) error {
 	for _, step := range []struct {
 		name string
