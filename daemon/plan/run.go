@@ -119,7 +119,12 @@ func (r *run) run(ctx context.Context) error {
 	defer cancel()
 	exe := r.job.Exe
 	if exe == "" {
-		exe = "/proc/self/exe"
+		// Not /proc/self/exe: that is the file as this mount namespace has it,
+		// which a sandbox cannot bind into its root.
+		var err error
+		if exe, err = os.Executable(); err != nil {
+			return &RunError{Msg: "sandbox program: " + err.Error()}
+		}
 	}
 	if err := static(exe); err != nil {
 		return &RunError{Msg: err.Error()}

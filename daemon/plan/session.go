@@ -148,7 +148,7 @@ func (s *session) source(ctx context.Context, c Command, nesting int) error {
 	var out bytes.Buffer
 	w := &boundedWriter{w: &out, left: maxSource}
 	if err := s.shell(ctx, c.Text, nil, w); w.over {
-		return fmt.Errorf("more than %d bytes of output for <!", maxSource)
+		return fmt.Errorf("more than %d bytes of output to be read as commands", maxSource)
 	} else if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ func interpret(ctx context.Context, line, dir string, stdin io.Reader, stdout, s
 		return func(ctx context.Context, args []string) error {
 			missing[args[0]] = true
 			fmt.Fprintf(interp.HandlerCtx(ctx).Stderr, "%s: command not found\n", args[0])
-			return interp.NewExitStatus(127)
+			return interp.ExitStatus(127)
 		}
 	}
 	r, err := interp.New(
@@ -61,7 +61,8 @@ func interpret(ctx context.Context, line, dir string, stdin io.Reader, stdout, s
 		return shellResult{Exit: 2, Msg: err.Error()}
 	}
 	err = r.Run(ctx, file)
-	if status, ok := interp.IsExitStatus(err); ok {
+	var status interp.ExitStatus
+	if errors.As(err, &status) {
 		res.Exit = int(status)
 	} else if err != nil {
 		res.Exit, res.Msg = 1, err.Error()

@@ -66,7 +66,7 @@ func tools(next interp.ExecHandlerFunc) interp.ExecHandlerFunc {
 			status = max(status, 1)
 		}
 		if status != 0 {
-			return interp.NewExitStatus(uint8(status))
+			return interp.ExitStatus(status)
 		}
 		return nil
 	}
