@@ -154,10 +154,11 @@ func attrs(name string) netlink.LinkAttrs {
 	return a
 }
 
+// modifyBond names the bond without its index: with both, the kernel takes the
+// request for a new name too, which a link that is up refuses (EBUSY).
 func modifyBond(l netlink.Link, set func(*netlink.Bond)) error {
 	a := netlink.NewLinkAttrs()
 	a.Name = l.Attrs().Name
-	a.Index = l.Attrs().Index
 	b := netlink.NewLinkBond(a)
 	set(b)
 	return netlink.LinkModify(b)

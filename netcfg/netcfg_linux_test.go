@@ -298,8 +298,8 @@ func TestSyncBond(t *testing.T) {
 	if err := netlink.LinkAdd(b); err != nil {
 		t.Fatal(err)
 	}
-	if err := netlink.LinkSetMaster(p6, mustLink(t, "ic0")); err != nil {
-		t.Logf("slave of the wrong bond: %v", err)
+	if err := errors.Join(netlink.LinkSetDown(p6), netlink.LinkSetMaster(p6, mustLink(t, "ic0"))); err != nil {
+		t.Fatal(err)
 	}
 	syncTwice(t, module(d))
 }
