@@ -62,7 +62,7 @@ func program(kind string) int {
 		return 3
 	case "helper": // a helper of a service says it is ready: not its place
 		pid, err := syscall.ForkExec("/proc/self/exe", []string{"helper"}, &syscall.ProcAttr{
-			Env: append(os.Environ(), childVar+"=silent"), Files: []uintptr{0, 1, 2},
+			Env: []string{childVar + "=silent", "NOTIFY_SOCKET=" + os.Getenv("NOTIFY_SOCKET")}, Files: []uintptr{0, 1, 2},
 		})
 		if err != nil {
 			return 9
@@ -70,6 +70,9 @@ func program(kind string) int {
 		fmt.Println("helper", pid)
 		forever()
 	case "parent": // leaves a child of its own session behind
+		if os.Getenv("PARENT") != "" {
+			return 9 // it is one itself: no further
+		}
 		pid, err := syscall.ForkExec("/proc/self/exe", []string{"orphan"}, &syscall.ProcAttr{
 			// A fresh environment: of two values of a variable the first would
 			// win, and the orphan would be a parent too, for ever.
@@ -86,7 +89,10 @@ func program(kind string) int {
 		}
 		return 4
 	case "orphan": // ends when it has been adopted, or killed
-		for os.Getenv("STAY") != "" || strconv.Itoa(os.Getppid()) == os.Getenv("PARENT") {
+		if os.Getenv("STAY") != "" {
+			forever()
+		}
+		for strconv.Itoa(os.Getppid()) == os.Getenv("PARENT") {
 			time.Sleep(10 * time.Millisecond)
 		}
 		return 0
@@ -395,9 +401,9 @@ func TestLimitFiles(t *testing.T) {
 	}
 }
 
-// forever waits where a bare select would look like a deadlock to the runtime.
+// forever outlasts every test, but not by much: a test process that was killed
+// must not leave programs behind.
 func forever() {
-	for {
-		time.Sleep(time.Hour)
-	}
+	time.Sleep(10 * patience)
+	os.Exit(8)
 }
