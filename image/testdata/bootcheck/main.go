@@ -24,15 +24,17 @@ func main() {
 	// Mounting needs modules that no modprobe would bring.
 	report("mount configfs", unix.Mount("configfs", "/sys/kernel/config", "configfs", 0, ""))
 
-	const disk = "/run/disk"
-	report("make "+disk, os.WriteFile(disk, nil, 0o600))
-	report("size "+disk, os.Truncate(disk, 64<<20))
+	const disk, meta = "/run/disk", "/run/meta"
+	for _, file := range []string{disk, meta} {
+		report("make "+file, os.WriteFile(file, nil, 0o600))
+		report("size "+file, os.Truncate(file, 64<<20))
+	}
 	run("/usr/sbin/thin_check", "-V")
 	run("/usr/sbin/thin_dump", "-V")
 	run("/sbin/mke2fs", "-q", "-t", "ext4", disk)
 	run("/sbin/e2fsck", "-fn", disk)
 	run("/lib/drbd/drbdsetup-84", "show")
-	run("/sbin/drbdmeta", "--force", "0", "v08", disk, "flex-external", "create-md")
+	run("/sbin/drbdmeta", "--force", "0", "v08", meta, "flex-external", "create-md")
 	for _, file := range []string{"/etc/ssl/certs/ca-certificates.crt", "/usr/lib/ipxe/snponly.efi", "/etc/mke2fs.conf", "/etc/os-release", "/bin/baystreamd"} {
 		_, err := os.Stat(file)
 		report("file "+file, err)
