@@ -30,8 +30,8 @@ type moduleIndex struct {
 	Builtin map[string]bool   `json:"builtin"`
 }
 
-// requests are modules that others ask for by name at run time. An image has
-// no modprobe that would answer, so they are loaded beforehand, like soft
+// requests are modules that others ask for by name at run time. An image need not have
+// a modprobe that would answer, so they are loaded beforehand, like soft
 // dependencies.
 var requests = map[string][]string{
 	"iscsi_target_mod": {"crypto-crc32c"},                           // digests, allocated at each log-in
