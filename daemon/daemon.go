@@ -330,7 +330,7 @@ func scriptAttributes(content string) ([]domain.ScriptAttribute, error) {
 		if a.Reserved {
 			continue
 		}
-		out = append(out, domain.ScriptAttribute{Name: a.Name, Value: a.Default})
+		out = append(out, domain.ScriptAttribute{Name: a.Name, Value: a.Default, HasDefault: a.HasDefault})
 	}
 	return out, nil
 }

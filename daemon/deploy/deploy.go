@@ -159,7 +159,9 @@ func (d *Deployer) CreateProfile(ctx context.Context, owner string, p domain.Ser
 			return domain.Task{}, err
 		}
 	}
-	p.SetID(domain.NewID())
+	if p.ID == "" {
+		p.SetID(domain.NewID())
+	}
 	p.Status, p.State = domain.StatusOK, "Creating"
 	err := cluster.Atomically(ctx, d.state.Client, func(tx *cluster.Txn) error {
 		if err := d.take(tx, &p); err != nil {
