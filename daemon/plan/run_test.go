@@ -16,6 +16,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// sandboxDir holds the program that sandboxProgram has built, if it has.
+var sandboxDir string
+
 var sandboxProgram = sync.OnceValues(func() (string, error) {
 	if static("/proc/self/exe") == nil {
 		return "", nil // built with CGO_ENABLED=0: Run takes this program
@@ -24,11 +27,12 @@ var sandboxProgram = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	sandboxDir = dir
 	exe := filepath.Join(dir, "sandbox")
 	cmd := exec.Command("go", "build", "-o", exe, "./testdata/sandbox")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return dir, fmt.Errorf("go build: %w: %s", err, out)
+		return "", fmt.Errorf("go build: %w: %s", err, out)
 	}
 	return exe, nil
 })
@@ -39,8 +43,8 @@ func TestMain(m *testing.M) {
 		os.Exit(tryToEscape(dir))
 	}
 	code := m.Run()
-	if exe, _ := sandboxProgram(); strings.HasSuffix(exe, "/sandbox") {
-		os.RemoveAll(filepath.Dir(exe))
+	if sandboxDir != "" {
+		os.RemoveAll(sandboxDir)
 	}
 	os.Exit(code)
 }
