@@ -13,7 +13,7 @@
 // and the script tries again until the server is known and its volume ready. An
 // operating system that asks DHCP gets the address and nothing to boot.
 //
-// The Service keeps no state. Who a server is, whether it may boot and which
+// The Service keeps no state that matters. Who a server is, whether it may boot and which
 // address is its own says the Directory; Allocate finds it an address once. A
 // server has one address. Known under two MAC addresses, it gets the same one
 // for whichever port asked last: firmware tries its ports one after the other,
@@ -32,6 +32,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"baystream/netcfg"
@@ -108,6 +109,9 @@ const defaultLease = 7 * 24 * time.Hour
 type Service struct {
 	cfg Config
 	log *slog.Logger
+
+	mu   sync.Mutex
+	told map[string]string // MAC → what was logged last
 }
 
 // New returns a Service. It does not start it.
@@ -123,7 +127,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Lease == 0 {
 		cfg.Lease = defaultLease
 	}
-	return &Service{cfg: cfg, log: cfg.Log.With("link", cfg.Interface)}, nil
+	return &Service{cfg: cfg, log: cfg.Log.With("link", cfg.Interface), told: map[string]string{}}, nil
 }
 
 // ErrInterface says that the interface has gone, or no longer has the address.

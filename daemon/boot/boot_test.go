@@ -295,6 +295,10 @@ func TestSecretStaysOutOfLogs(t *testing.T) {
 	}
 	_, body := get(t, s, "/boot.ipxe?mac=52:54:00:12:34:56", "198.51.100.101:1")
 	s.answerDHCP(t.Context(), client(asIPXE))
+	get(t, s, "/boot.ipxe?mac=52:54:00:12:34:56", "198.51.100.101:1")
+	if n := strings.Count(log.String(), `level=INFO msg="boot script"`); n != 1 {
+		t.Errorf("the same script was logged %d times", n)
+	}
 	if !strings.Contains(body, testSecret) || log.Len() == 0 || strings.Contains(log.String(), testSecret) {
 		t.Errorf("log with secret, or nothing logged:\n%s", log.String())
 	}

@@ -69,18 +69,18 @@ func (s *Service) answerDHCP(ctx context.Context, req *dhcpv4.DHCPv4) *dhcpv4.DH
 	s.cfg.Directory.Seen(ctx, seen)
 	srv, err := s.cfg.Directory.ByMAC(ctx, seen.MAC)
 	if err != nil {
-		s.log.Warn("dhcp request without answer", "mac", seen.MAC, "err", err)
+		s.log.Warn("dhcp request without answer", "mac", seen.MAC.String(), "err", err)
 		return nil
 	}
 	if !s.cfg.Address.Contains(srv.Addr) || srv.Addr == s.cfg.Address.Addr() {
-		s.log.Warn("dhcp request without answer: address outside the network", "mac", seen.MAC, "server", srv.Name, "address", srv.Addr)
+		s.log.Warn("dhcp request without answer: address outside the network", "mac", seen.MAC.String(), "server", srv.Name, "address", srv.Addr)
 		return nil
 	}
 	ans := reply(req, srv, s.cfg)
 	if ans != nil {
-		s.log.Debug("dhcp answer", "mac", seen.MAC, "server", srv.Name, "type", ans.MessageType(), "address", srv.Addr, "file", ans.BootFileName)
+		s.log.Debug("dhcp answer", "mac", seen.MAC.String(), "server", srv.Name, "type", ans.MessageType(), "address", srv.Addr, "file", ans.BootFileName)
 		if req.MessageType() == dhcpv4.MessageTypeDiscover {
-			s.log.Info("server asks for its address", "mac", seen.MAC, "server", srv.Name, "address", srv.Addr, "arch", seen.Arch, "file", ans.BootFileName)
+			s.log.Info("server asks for its address", "mac", seen.MAC.String(), "server", srv.Name, "address", srv.Addr, "arch", seen.Arch, "file", ans.BootFileName)
 		}
 	}
 	return ans
@@ -95,7 +95,7 @@ func (s *Service) sendDHCP(p *ipv4.PacketConn, ans *dhcpv4.DHCPv4) {
 	}
 	from := &ipv4.ControlMessage{Src: s.cfg.Address.Addr().AsSlice()}
 	if _, err := p.WriteTo(ans.ToBytes(), from, to); err != nil {
-		s.log.Warn("dhcp answer not sent", "mac", ans.ClientHWAddr, "err", err)
+		s.log.Warn("dhcp answer not sent", "mac", ans.ClientHWAddr.String(), "err", err)
 	}
 }
 

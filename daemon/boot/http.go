@@ -2,6 +2,8 @@ package boot
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -49,13 +51,36 @@ func (s *Service) getScript(w http.ResponseWriter, r *http.Request) {
 	s.cfg.Directory.Seen(ctx, seen)
 	srv, err := s.cfg.Directory.ByMAC(ctx, seen.MAC)
 	if err != nil {
-		s.log.Warn("boot script", "mac", seen.MAC, "err", err)
+		s.log.Warn("server cannot be looked up", "mac", seen.MAC.String(), "err", err)
 		srv = Server{Reason: "the appliance cannot look it up now"}
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	s.log.Info("boot script", "mac", seen.MAC, "server", srv.Name, "from", from.Addr(), "ready", srv.Ready, "reason", srv.Reason)
+	s.tell(seen.MAC.String(), srv, from.Addr())
 	writeScript(w, script(srv, seen, from.Addr().Unmap(), s.cfg))
 }
+
+// tell logs what a server was told, if that differs from the last time: a server
+// that waits asks every two seconds.
+func (s *Service) tell(mac string, srv Server, from netip.Addr) {
+	level, news := slog.LevelDebug, fmt.Sprint(srv.ID, srv.Ready, srv.Reason, from)
+	s.mu.Lock()
+	if s.told[mac] != news {
+		level = slog.LevelInfo
+		if len(s.told) >= maxTold {
+			clear(s.told)
+		}
+		s.told[mac] = news
+	}
+	s.mu.Unlock()
+	attrs := []any{"mac", mac, "server", srv.Name, "from", from, "ready", srv.Ready}
+	if !srv.Ready {
+		attrs = append(attrs, "reason", srv.Reason)
+	}
+	s.log.Log(context.Background(), level, "boot script", attrs...)
+}
+
+// maxTold bounds what strangers can make us remember.
+const maxTold = 1024
 
 func writeScript(w http.ResponseWriter, body string) {
 	w.Header().Set("Content-Type", "text/plain; charset=us-ascii")
