@@ -108,7 +108,7 @@ func (l *Library) undoBundle(ctx context.Context, r *task.Run, _ error) error {
 			return err
 		}
 	}
-	return l.drop(ctx, r.Data(keyObject))
+	return l.sweepStore(ctx, r.ID())
 }
 
 // OpenBundle returns the bundle's zip.
@@ -175,7 +175,7 @@ func (l *Library) removeBundle(ctx context.Context, r *task.Run) error {
 	if err := l.cat.ArtifactBundles.Delete(ctx, b.ArtifactsBundleID); err != nil {
 		return err
 	}
-	return l.drop(ctx, b.Checksum)
+	return l.sweepStore(ctx, r.ID())
 }
 
 // ExtractBundle makes the artifacts of a bundle usable; with force they
@@ -189,8 +189,8 @@ func (l *Library) ExtractBundle(ctx context.Context, owner, id string, force boo
 		Lock: "extract", Data: map[string]string{keyID: id, keyForce: fmt.Sprint(force)}})
 }
 
-// planned is what a running extraction has decided; it is stored with the task
-// so that a resumed step uses the same ids.
+// planned is what a running extraction has decided; it is stored by the task's
+// id, so that a resumed step uses the same ids.
 type planned struct {
 	Scripts []domain.PlanScript     `json:"scripts"`
 	Builds  []domain.BuildPlan      `json:"builds"`
@@ -198,8 +198,6 @@ type planned struct {
 	Goldens []domain.GoldenImage    `json:"goldens"` // in the order of the bundle
 	New     []string                `json:"new"`     // ids of golden images that did not exist before
 }
-
-const planPrefix = "extract.plan"
 
 // beginExtract decides what the extraction writes, and refuses conflicts.
 func (l *Library) beginExtract(ctx context.Context, r *task.Run) error {
@@ -236,7 +234,7 @@ func (l *Library) beginExtract(ctx context.Context, r *task.Run) error {
 		}
 	}
 	r.Logf("%d plan scripts, %d build plans, %d deployment plans, %d golden images", len(x.scripts), len(x.builds), len(x.plans), len(x.goldens))
-	return r.Set(ctx, planPrefix, encode(p))
+	return l.plans.Put(ctx, r.ID(), p)
 }
 
 func (l *Library) present(ctx context.Context) (p present, err error) {
@@ -256,15 +254,14 @@ func (l *Library) present(ctx context.Context) (p present, err error) {
 	return p, err
 }
 
-func (l *Library) plan(r *task.Run) (planned, error) {
-	var p planned
-	err := json.Unmarshal([]byte(r.Data(planPrefix)), &p)
-	return p, err
+// plan is what beginExtract decided; ok is false if it did not get that far.
+func (l *Library) plan(ctx context.Context, r *task.Run) (p planned, ok bool, err error) {
+	return l.plans.Get(ctx, r.ID())
 }
 
 // extractGoldens brings each image of the bundle into the store and the pool.
 func (l *Library) extractGoldens(ctx context.Context, r *task.Run) error {
-	p, err := l.plan(r)
+	p, _, err := l.plan(ctx, r)
 	if err != nil || len(p.Goldens) == 0 {
 		return err
 	}
@@ -322,8 +319,8 @@ func (l *Library) extractGolden(ctx context.Context, r *task.Run, from artifact.
 // extractPlans writes scripts and plans. Each row is created or replaced under
 // the id that was decided before, so repeating it changes nothing.
 func (l *Library) extractPlans(ctx context.Context, r *task.Run) error {
-	p, err := l.plan(r)
-	if err != nil {
+	p, ok, err := l.plan(ctx, r)
+	if err != nil || !ok {
 		return err
 	}
 	for _, s := range p.Scripts {
@@ -341,7 +338,10 @@ func (l *Library) extractPlans(ctx context.Context, r *task.Run) error {
 			return err
 		}
 	}
-	return nil
+	if err := l.sweepStore(ctx, r.ID()); err != nil { // of images that were replaced
+		return err
+	}
+	return l.plans.Delete(ctx, r.ID())
 }
 
 // table is the part of a cluster.Table that upsert needs.
@@ -361,28 +361,22 @@ func upsert[T any](ctx context.Context, t table[T], id string, v T) error {
 // undoExtract removes the images that a failed extraction brought; scripts and
 // plans are written last and all replaceable, so there is nothing else.
 func (l *Library) undoExtract(ctx context.Context, r *task.Run, _ error) error {
-	if r.Data(planPrefix) == "" {
-		return nil
-	}
-	p, err := l.plan(r)
+	p, _, err := l.plan(ctx, r)
 	if err != nil {
 		return err
 	}
 	for _, id := range p.New {
-		g, err := l.cat.GoldenImages.Get(ctx, id)
-		if err == nil {
-			if err := l.cat.GoldenImages.Delete(ctx, id); err != nil {
-				return err
-			}
+		if err := l.cat.GoldenImages.Delete(ctx, id); err != nil && domain.KindOf(err) != domain.NotFound {
+			return err
 		}
 		if err := l.pool.DeleteGolden(ctx, id); err != nil {
 			return err
 		}
-		if err := l.drop(ctx, g.ObjectSHA256); err != nil {
-			return err
-		}
 	}
-	return nil
+	if err := l.sweepStore(ctx, r.ID()); err != nil {
+		return err
+	}
+	return l.plans.Delete(ctx, r.ID())
 }
 
 // CreateBundle packs artifacts of the domain into a new bundle.
@@ -412,6 +406,8 @@ func (l *Library) packBundle(ctx context.Context, r *task.Run) error {
 	}
 	pr, pw := io.Pipe()
 	go func() { pw.CloseWithError(artifact.WriteBundle(ctx, pw, b)) }()
+	l.sweep.RLock()
+	defer l.sweep.RUnlock()
 	obj, err := l.put(ctx, pr)
 	pr.CloseWithError(err)
 	if err != nil {

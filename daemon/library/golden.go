@@ -283,7 +283,7 @@ func (l *Library) undoGolden(ctx context.Context, r *task.Run, _ error) error {
 	if err := l.pool.DeleteGolden(ctx, r.Data(keyID)); err != nil {
 		return err
 	}
-	return l.drop(ctx, r.Data(keyObject))
+	return l.sweepStore(ctx, r.ID())
 }
 
 func (l *Library) updateGolden(ctx context.Context, r *task.Run) error {
@@ -311,5 +311,5 @@ func (l *Library) removeGolden(ctx context.Context, r *task.Run) error {
 	if err := l.cat.GoldenImages.Delete(ctx, g.ID); err != nil {
 		return err
 	}
-	return l.drop(ctx, g.ObjectSHA256)
+	return l.sweepStore(ctx, r.ID())
 }

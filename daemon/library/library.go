@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"path"
 	"strings"
@@ -57,9 +58,11 @@ type Library struct {
 	attrs     func(script string) string // custom attributes of a plan script, as JSON
 	appliance string                     // name of this appliance, for presence
 	log       *slog.Logger
+	plans     *cluster.KV[planned] // of running extractions, by task
 
 	// sweep keeps an object from being deleted as unused between its upload
-	// and the table row that names it.
+	// and the row or task that names it: uploads share it, sweepStore has it
+	// alone.
 	sweep sync.RWMutex
 }
 
@@ -77,7 +80,8 @@ type Config struct {
 
 // New makes a Library and registers its kinds of tasks.
 func New(c Config) *Library {
-	l := &Library{cat: c.State, store: c.Store, pool: c.Pool, capture: c.Capture, tasks: c.Tasks, attrs: c.Attributes, appliance: c.Appliance, log: c.Log}
+	l := &Library{cat: c.State, store: c.Store, pool: c.Pool, capture: c.Capture, tasks: c.Tasks, attrs: c.Attributes, appliance: c.Appliance, log: c.Log,
+		plans: cluster.NewKV[planned](c.State.Client, "library/extract")}
 	l.registerBundles()
 	l.registerGoldens()
 	return l
@@ -101,44 +105,56 @@ func (l *Library) put(ctx context.Context, r io.Reader) (artifact.Object, error)
 	return obj, explain(err)
 }
 
-// drop deletes an object that no bundle and no golden image names.
-func (l *Library) drop(ctx context.Context, sum string) error {
-	if sum == "" {
-		return nil
-	}
+// sweepStore deletes the objects that nothing names: no bundle, no golden
+// image, and no unfinished task but the given one, which is about to end.
+func (l *Library) sweepStore(ctx context.Context, except string) error {
 	l.sweep.Lock()
 	defer l.sweep.Unlock()
-	bundles, err := l.cat.ArtifactBundles.List(ctx)
+	named, err := l.namedObjects(ctx, except)
 	if err != nil {
 		return err
 	}
-	for _, b := range bundles {
-		if b.Checksum == sum {
-			return nil
+	objects, err := l.store.List()
+	if err != nil {
+		return err
+	}
+	for _, o := range objects {
+		if named[o.SHA256] {
+			continue
 		}
+		if err := l.store.Delete(o.SHA256); err != nil && !errors.Is(err, artifact.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Library) namedObjects(ctx context.Context, except string) (map[string]bool, error) {
+	named := map[string]bool{}
+	bundles, err := l.cat.ArtifactBundles.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range bundles {
+		named[b.Checksum] = true
 	}
 	goldens, err := l.cat.GoldenImages.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, g := range goldens {
-		if g.ObjectSHA256 == sum {
-			return nil
-		}
+		named[g.ObjectSHA256] = true
 	}
 	tasks, err := l.cat.Tasks.List(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, t := range tasks {
-		if !t.Ended() && t.Data[keyObject] == sum && t.TaskState != domain.TaskRunning {
-			return nil // a task that has yet to begin works on the same bytes
+		if !t.Ended() && t.ID != except {
+			named[t.Data[keyObject]] = true
 		}
 	}
-	if err := l.store.Delete(sum); err != nil && !errors.Is(err, artifact.ErrNotFound) {
-		return err
-	}
-	return nil
+	return named, nil
 }
 
 // explain gives an artifact's error the kind that REST needs.
@@ -160,7 +176,11 @@ func explain(err error) error {
 	if e.Entry != "" {
 		object += ": " + e.Entry
 	}
-	d := &domain.Error{Kind: kind, Object: object, Message: e.Reason, Err: e.Err}
+	d := &domain.Error{Kind: kind, Object: object, Message: e.Reason}
+	var path *fs.PathError // says where the store keeps things, which is nobody's business
+	if !errors.As(e.Err, &path) {
+		d.Err = e.Err
+	}
 	if e.Remedy != "" {
 		d.Remedy = []string{strings.ToUpper(e.Remedy[:1]) + e.Remedy[1:] + "."}
 	}
