@@ -45,7 +45,7 @@
 // Go's runtime open them before devtmpfs is there), /etc/init.json, and the
 // modules of the kernel with modules.dep (as depmod writes it). Modules that
 // the kernel asks for later, by name or alias, are loaded by /init too. With baystream.boot-trace on the
-// kernel's command line the time of each step is printed.
+// kernel's command line the time of each step and module is printed.
 package main
 
 import (
@@ -68,6 +68,8 @@ const (
 	ringPath    = "/run/log/ring"
 	cgroupTop   = "/sys/fs/cgroup"
 	cgroupDir   = cgroupTop + "/baystream"
+
+	traceFlag = "baystream.boot-trace" // on the kernel's command line
 
 	ringMemory = 64 << 10
 	ringFile   = 1 << 20
@@ -159,7 +161,7 @@ func (p *initProcess) run() error {
 
 	failed := runSteps(ctx, p.log, p.boot, p.bootSteps())
 	times.steps = time.Since(began)
-	if hasFlag("/proc/cmdline", "baystream.boot-trace") {
+	if hasFlag("/proc/cmdline", traceFlag) {
 		for _, s := range p.boot.list() {
 			p.journal.own(fmt.Sprintf("step %-28s %8.1f ms", s.Name, s.Seconds*1000))
 		}
@@ -194,7 +196,7 @@ func (p *initProcess) bootSteps() []step {
 		{name: "limits", do: simple(setLimits), optional: true},
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
 		{
-			name: "kernel modules", do: simple(func() error { return loadModules(p.config.Modules...) }), limit: 5 * time.Minute,
+			name: "kernel modules", do: simple(p.loadModules), limit: 5 * time.Minute,
 			remedy: "add the modules to the image, or take them out of " + configPath,
 		},
 		// Not earlier: while the list is loaded the kernel asks for many modules
@@ -233,6 +235,15 @@ func (p *initProcess) attachLog() error {
 func (p *initProcess) readConfig() (err error) {
 	p.config, err = readConfig(configPath)
 	return err
+}
+
+func (p *initProcess) loadModules() error {
+	trace := hasFlag("/proc/cmdline", traceFlag)
+	return loadModulesTimed(p.config.Modules, func(name string, d time.Duration) {
+		if trace {
+			p.journal.own(fmt.Sprintf("module %-26s %8.1f ms", name, d.Seconds()*1000))
+		}
+	})
 }
 
 func (p *initProcess) checkClock() error {

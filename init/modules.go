@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/u-root/u-root/pkg/kmodule"
 	"golang.org/x/sys/unix"
@@ -17,6 +18,12 @@ import (
 // hardware is missing. One that fails does not keep the others from being
 // loaded.
 func loadModules(modules ...string) error {
+	return loadModulesTimed(modules, func(string, time.Duration) {})
+}
+
+// loadModulesTimed is loadModules, and says how long each module took. What it
+// calls may be called from several goroutines at once.
+func loadModulesTimed(modules []string, took func(name string, d time.Duration)) error {
 	if len(modules) == 0 {
 		return nil
 	}
@@ -24,7 +31,11 @@ func loadModules(modules ...string) error {
 	if err != nil {
 		return fmt.Errorf("kernel modules: %w: the image must hold the modules of the kernel that it boots", err)
 	}
-	return loadEach(modules, runtime.NumCPU(), p.Probe)
+	return loadEach(modules, runtime.NumCPU(), func(name, params string) error {
+		began := time.Now()
+		defer func() { took(name, time.Since(began)) }()
+		return p.Probe(name, params)
+	})
 }
 
 // loadEach calls probe for all modules, at most parallel at once; probe must
