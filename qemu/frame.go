@@ -122,6 +122,8 @@ type rig struct {
 	frames   []*Frame
 	host     *Host
 
+	writing sync.Mutex // held while the state file is made
+
 	mu         sync.Mutex
 	deployment *Host
 }
@@ -181,7 +183,7 @@ func (r *rig) makeDirs() error {
 	if err := os.MkdirAll(r.cfg.Dir, 0o755); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(r.cfg.Dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	lock, err := os.OpenFile(filepath.Join(r.cfg.Dir, lockFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
@@ -245,6 +247,11 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 	vm, err := NewVM(vc, cfg.Log)
 	if err != nil {
 		return err
+	}
+	vm.powered = func() {
+		if err := f.WriteState(); err != nil {
+			cfg.Log.Warn("state", "err", err)
+		}
 	}
 	b := &Bay{VM: vm, Kind: p.kind, Frame: f.Serial, Number: p.bay, Identity: id}
 	for _, n := range vc.NICs {

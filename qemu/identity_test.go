@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -41,5 +42,26 @@ func TestLinkedFramesDivideThePool(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
+
+func TestADirectoryHasOneFrame(t *testing.T) {
+	dir := t.TempDir()
+	if Held(dir) {
+		t.Error("an empty directory is held")
+	}
+	var a, b rig
+	a.cfg.Dir, b.cfg.Dir = dir, dir
+	must(t, a.makeDirs())
+	if !Held(dir) {
+		t.Error("not held by the frame in it")
+	}
+	if err := b.makeDirs(); err == nil || !strings.Contains(err.Error(), "vframe down") {
+		t.Errorf("a second frame = %v, want the remedy", err)
+	}
+	must(t, b.lock.Close())
+	must(t, a.lock.Close())
+	if Held(dir) {
+		t.Error("held by nobody")
 	}
 }

@@ -6,11 +6,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // StateFile is the name of the file in Config.Dir that describes a frame to
 // other programs, as JSON of State.
 const StateFile = "frame.json"
+
+// lockFile is locked (flock(2)) by the process that holds the frame.
+const lockFile = "lock"
 
 // UserName is the administrator that Setup makes.
 const UserName = "Administrator"
@@ -116,8 +121,11 @@ func (s *Switch) state() NetState {
 	return n
 }
 
-// WriteState writes the state file, whole or not at all.
+// WriteState writes the state file, whole or not at all. A frame does so by
+// itself at each change of power and after Setup.
 func (f *Frame) WriteState() error {
+	f.rig.writing.Lock()
+	defer f.rig.writing.Unlock()
 	s := f.State()
 	if _, err := os.Stat(f.rig.runDir); err != nil { // closed
 		s.PID, s.ControlSocket = 0, ""
@@ -153,4 +161,15 @@ func ReadState(dir string) (State, error) {
 		return State{}, fmt.Errorf("%s: %w", filepath.Join(dir, StateFile), err)
 	}
 	return s, nil
+}
+
+// Held tells whether a process holds a frame in a directory: the truth, where
+// the state file may be of one that was killed.
+func Held(dir string) bool {
+	f, err := os.Open(filepath.Join(dir, lockFile))
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }

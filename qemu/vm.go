@@ -94,6 +94,8 @@ type VM struct {
 	wg       sync.WaitGroup
 	ports    []*Port
 
+	powered func() // called after each change of power; may be nil
+
 	power sync.Mutex // held while power changes
 
 	mu       sync.Mutex
@@ -252,6 +254,7 @@ func (v *VM) PowerOn(ctx context.Context) error {
 		return fmt.Errorf("vm %s: power on: %w", v.cfg.Name, err)
 	}
 	v.log.Info("power on")
+	v.tellPower()
 	return nil
 }
 
@@ -287,7 +290,7 @@ func (v *VM) start(ctx context.Context) error {
 	if err != nil {
 		cmd.Process.Kill()
 	}
-	go func() {
+	v.wg.Go(func() {
 		<-gone
 		lines.Wait()
 		for _, c := range v.consoles {
@@ -295,12 +298,19 @@ func (v *VM) start(ctx context.Context) error {
 		}
 		v.log.Info("power off", "status", cmd.ProcessState.String())
 		close(exited)
-	}()
+		v.tellPower()
+	})
 	if err != nil {
 		<-exited
 		return err
 	}
 	return nil
+}
+
+func (v *VM) tellPower() {
+	if v.powered != nil {
+		v.powered()
+	}
 }
 
 // connect takes the connections that QEMU makes at its start.

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -25,24 +24,20 @@ func downCommand(dir *string) *cobra.Command {
 		Short: "End the frame; its disks and logs stay",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			s, err := qemu.ReadState(*dir)
-			if err != nil {
-				return err
-			}
 			if err := call(c.Context(), *dir, http.MethodPost, "/down", struct{}{}, nil); err != nil {
 				return err
 			}
-			return waitEnd(c.Context(), s.PID)
+			return waitEnd(c.Context(), *dir)
 		},
 	}
 }
 
-// waitEnd waits for a process that is not our child.
-func waitEnd(ctx context.Context, pid int) error {
-	for syscall.Kill(pid, 0) == nil {
+// waitEnd waits until nothing is left of a frame but its files.
+func waitEnd(ctx context.Context, dir string) error {
+	for qemu.Held(dir) {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("pid %d still ends: %w", pid, ctx.Err())
+			return fmt.Errorf("%s: the frame still ends: %w", dir, ctx.Err())
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
@@ -127,6 +122,9 @@ func consoleCommand(dir *string) *cobra.Command {
 			s, err := qemu.ReadState(*dir)
 			if err != nil {
 				return err
+			}
+			if !qemu.Held(*dir) {
+				return fmt.Errorf("%s: %w", *dir, qemu.ErrNoFrame)
 			}
 			var names []string
 			for _, b := range s.Bays {

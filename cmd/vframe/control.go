@@ -112,10 +112,7 @@ func (c *control) power(ctx context.Context, r powerRequest) error {
 	default:
 		err = fmt.Errorf("power %q: want on, off, reset or button", r.Action)
 	}
-	if err != nil {
-		return err
-	}
-	return c.frame.WriteState()
+	return err
 }
 
 func (c *control) fault(_ context.Context, r faultRequest) error {
@@ -229,7 +226,7 @@ func call(ctx context.Context, dir, method, path string, in, out any) error {
 	if err != nil {
 		return err
 	}
-	if !alive(s.PID) || s.ControlSocket == "" {
+	if !qemu.Held(dir) || s.ControlSocket == "" {
 		return fmt.Errorf("%s: %w", dir, qemu.ErrNoFrame)
 	}
 	client := &http.Client{Transport: &http.Transport{

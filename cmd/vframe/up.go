@@ -118,8 +118,8 @@ func upDetached(ctx context.Context, dir string, out io.Writer) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	if s, err := qemu.ReadState(dir); err == nil && alive(s.PID) {
-		return fmt.Errorf("%s: a frame is up here (pid %d); take it down first: vframe down -dir %s", dir, s.PID, dir)
+	if qemu.Held(dir) {
+		return fmt.Errorf("%s: a frame is up here; take it down first: vframe down -dir %s", dir, dir)
 	}
 	os.Remove(filepath.Join(dir, readyFile)) // of a process that was killed
 	said := filepath.Join(dir, "vframe.out")
@@ -165,5 +165,3 @@ func upDetached(ctx context.Context, dir string, out io.Writer) error {
 	fmt.Fprintf(out, "up, held by pid %d; end it with: vframe down -dir %s\n", s.PID, dir)
 	return nil
 }
-
-func alive(pid int) bool { return pid > 0 && syscall.Kill(pid, 0) == nil }
