@@ -196,6 +196,9 @@ func (r *rig) makeDirs() error {
 		r.runDir, err = os.MkdirTemp("", "vframe")
 		return err
 	}
+	if err := os.RemoveAll(r.runDir); err != nil { // the sockets of a rig that was killed
+		return err
+	}
 	return os.MkdirAll(r.runDir, 0o700)
 }
 
