@@ -33,8 +33,8 @@ type Import struct {
 const importChunk = 1 << 20 // bytes read and written at once
 
 // ImportGolden brings an image into the pool as a thin volume in which only
-// blocks that are not zero take room. The volume is read back from the disk
-// and hashed before the image is ready. A repeat for an image that is there
+// blocks that are not zero take room. The content is hashed on its way and is
+// on the disk before the image is ready. A repeat for an image that is there
 // returns it without reading the source; after any failure nothing is left.
 func (s *Storage) ImportGolden(ctx context.Context, im Import, src BlockSource) (Golden, error) {
 	g, err := s.importGolden(ctx, im, src)

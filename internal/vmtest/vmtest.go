@@ -48,7 +48,7 @@ type Config struct {
 	Package string            // import path of the package under test
 	Run     string            // -test.run of the guest
 	Bench   string            // -test.bench of the guest
-	Modules []string          // kernel modules
+	Modules []string          // kernel modules, each with its parameters behind a space
 	Tools   map[string]string // path in the guest: Debian package whose file of that path it is
 	Debs    []string          // packages that hold the tools' libraries
 	Disks   []int             // sizes in MiB: /dev/vda, /dev/vdb...
@@ -171,7 +171,12 @@ func debian(ctx context.Context, cache string, cfg Config) ([]image.File, []byte
 	if err != nil {
 		return nil, nil, err
 	}
-	files, err := k.ModuleFiles(cfg.Modules...)
+	var modules []string
+	for _, m := range cfg.Modules {
+		name, _, _ := strings.Cut(m, " ")
+		modules = append(modules, name)
+	}
+	files, err := k.ModuleFiles(modules...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -252,13 +257,15 @@ func arguments(dir, kernel, initrd string, cfg Config) ([]string, error) {
 	}
 	args := []string{"-nodefaults", "-no-user-config", "-machine", "q35,graphics=off", "-cpu", "max", "-smp", "1",
 		"-m", strconv.Itoa(mem), "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", kernel, "-initrd", initrd,
-		"-append", "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check mitigations=off nokaslr tsc=reliable"}
+		"-kernel", kernel, "-initrd", initrd}
+	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr"
 	if cfg.Virtual {
 		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=2,sleep=off")
 	} else {
 		args = append(args, "-accel", "tcg,tb-size=256")
+		cmdline += " no_timer_check tsc=reliable"
 	}
+	args = append(args, "-append", cmdline)
 	for i, mib := range cfg.Disks {
 		file := path.Join(dir, "disk"+strconv.Itoa(i))
 		if err := os.WriteFile(file, nil, 0o600); err != nil {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 
 	"github.com/u-root/u-root/pkg/kmodule"
 	"github.com/vishvananda/netlink"
@@ -51,7 +52,8 @@ func run() (int, error) {
 		return 125, fmt.Errorf("/vmtest.json: %w", err)
 	}
 	for _, m := range o.Modules {
-		if err := kmodule.Probe(m, ""); err != nil && !errors.Is(err, unix.EEXIST) {
+		name, params, _ := strings.Cut(m, " ")
+		if err := kmodule.Probe(name, params); err != nil && !errors.Is(err, unix.EEXIST) {
 			return 125, fmt.Errorf("load module %s: %w", m, err)
 		}
 	}
