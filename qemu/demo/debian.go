@@ -167,7 +167,7 @@ func (s *story) createPlans(ctx context.Context, goldenURI string) (string, erro
 }
 
 var (
-	personality = regexp.MustCompile(`BAYSTREAM PERSONALITY hostname=(\S+) address=(\S+) key=(\S+) hostkey=(\S+)`)
+	personality = regexp.MustCompile(`BAYSTREAM PERSONALITY hostname=(\S+) address=(\S+) key=(\S+) hostkey=(\S+)\s`)
 	bootPatient = 4 * time.Minute
 )
 

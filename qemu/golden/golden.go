@@ -48,7 +48,7 @@ const (
 	espSize   = 64 << 20
 	rootSize  = 1 << 30
 	// recipe changes whenever the same inputs would give another image.
-	recipe = "1"
+	recipe = "2"
 
 	cmdline = "root=LABEL=" + rootLabel + " ro rootfstype=ext4 net.ifnames=0 console=tty0 console=ttyS0,115200n8 loglevel=4"
 )
@@ -163,10 +163,16 @@ func compress(ctx context.Context, in, out string) error {
 		return err
 	}
 	defer dst.Close()
-	enc, err := zstd.NewWriter(dst, zstd.WithEncoderLevel(zstd.SpeedDefault))
+	st, err := src.Stat()
 	if err != nil {
 		return err
 	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression))
+	if err != nil {
+		return err
+	}
+	// Whoever unpacks it then knows the size of the disk beforehand.
+	enc.ResetContentSize(dst, st.Size())
 	if _, err := io.Copy(enc, contextReader{ctx, src}); err != nil {
 		return fmt.Errorf("compress %s: %w", in, err)
 	}
