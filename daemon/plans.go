@@ -127,7 +127,7 @@ func (r *storageRole) Run(ctx context.Context, volumeID string, scripts []deploy
 func scriptError(err error) error {
 	var syntax *plan.SyntaxError
 	var run *plan.RunError
-	if errors.As(err, &syntax) || errors.As(err, &run) {
+	if errors.As(err, &syntax) || errors.As(err, &run) && run.Script != "" {
 		return (&domain.Error{Kind: domain.Invalid, Object: "build plan", Err: err}).
 			Fix("Correct the plan script at that line; the log of the OS volume has its output.")
 	}

@@ -13,6 +13,7 @@ import (
 	"baystream/daemon/cluster"
 	"baystream/daemon/deploy"
 	"baystream/daemon/domain"
+	"baystream/daemon/library"
 	"baystream/daemon/storage"
 	"baystream/daemon/target"
 )
@@ -163,33 +164,33 @@ func kinds(err error, object string) error {
 
 // ImportGolden implements library.Pool. An image whose size only reading
 // tells is read twice: nothing touches the pool before its size is known.
-func (r *storageRole) ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (artifact.Contents, error) {
+func (r *storageRole) ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (library.Expanded, error) {
 	st, err := r.up()
 	if err != nil {
-		return artifact.Contents{}, err
+		return library.Expanded{}, err
 	}
 	im := storage.Import{ID: id, SizeBytes: uint64(max(0, img.VirtualSize)), Progress: func(done, total uint64) { progress(int64(done), int64(total)) }}
 	if img.VirtualSize < 0 {
 		room, err := r.Room(ctx)
 		if err != nil {
-			return artifact.Contents{}, err
+			return library.Expanded{}, err
 		}
 		c, err := img.Blocks(ctx, room, func(int64, []byte) error { return nil })
 		if err != nil {
-			return c, err
+			return library.Expanded{}, err
 		}
-		im.SizeBytes, im.AllocatedBytes, im.SHA256 = uint64(c.Size), uint64(c.Data), c.SHA256
+		im.SizeBytes, im.AllocatedBytes = uint64(c.Size), uint64(c.Data)
 	}
 	rc, err := img.Reader()
 	if err != nil {
-		return artifact.Contents{}, err
+		return library.Expanded{}, err
 	}
 	defer rc.Close()
 	g, err := st.ImportGolden(ctx, im, rc)
 	if err != nil {
-		return artifact.Contents{}, kinds(err, "golden image "+id)
+		return library.Expanded{}, kinds(err, "golden image "+id)
 	}
-	return artifact.Contents{Size: int64(g.SizeBytes), SHA256: g.SHA256, Data: int64(g.AllocatedBytes)}, nil
+	return library.Expanded{Size: int64(g.SizeBytes), Data: int64(g.AllocatedBytes), Digest: g.Digest}, nil
 }
 
 // DeleteGolden implements library.Pool.
@@ -347,7 +348,7 @@ func (r *storageRole) report(ctx context.Context) domain.StorageReport {
 				rep.Volumes = append(rep.Volumes, volumeReport(v))
 			}
 			for _, g := range s.Goldens {
-				rep.Goldens = append(rep.Goldens, domain.StorageGolden{ID: g.ID, Bytes: int64(g.SizeBytes), SHA256: g.SHA256, Clones: clones[g.ID]})
+				rep.Goldens = append(rep.Goldens, domain.StorageGolden{ID: g.ID, Bytes: int64(g.SizeBytes), Digest: g.Digest, Clones: clones[g.ID]})
 			}
 			return rep
 		}

@@ -228,8 +228,8 @@ func (a *app) storageCmd() *cobra.Command {
 					100*float64(v.DataUsed)/float64(v.DataBytes), size(v.MetaUsed), size(v.MetaBytes), 100*float64(v.MetaUsed)/float64(max(1, v.MetaBytes)))
 			}
 			fmt.Fprintln(w, "golden images in the pool:")
-			show(w, v.Goldens, []any{"id", "size", "clones", "sha256"}, func(g domain.StorageGolden) []any {
-				return []any{g.ID, size(g.Bytes), g.Clones, short(g.SHA256)}
+			show(w, v.Goldens, []any{"id", "size", "clones", "digest"}, func(g domain.StorageGolden) []any {
+				return []any{g.ID, size(g.Bytes), g.Clones, short(g.Digest)}
 			})
 			fmt.Fprintln(w, "\nvolumes:")
 			show(w, v.Volumes, []any{"name", "size", "used", "device", "role", "disk", "partner", "sessions"}, func(s domain.StorageVolume) []any {
@@ -362,8 +362,12 @@ func showTask(w io.Writer, t domain.Task) {
 func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
 	bar := progress.New(a.errOut)
 	defer bar.Done()
+	last := -100
 	for !t.Ended() {
-		bar.Show(taskLine(t), int64(t.PercentComplete), 100)
+		if bar.Terminal() || t.PercentComplete >= last+10 {
+			last = t.PercentComplete
+			bar.Show(taskLine(t), int64(t.PercentComplete), 100)
+		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("no longer watching; the task goes on: bayctl tasks -w %s", t.ID)
@@ -375,7 +379,6 @@ func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
 		}
 		t = next
 	}
-	bar.Show(taskLine(t), 100, 100)
 	bar.Done()
 	if t.TaskState != domain.TaskCompleted && t.TaskState != domain.TaskWarning {
 		msg := t.Name + " failed"

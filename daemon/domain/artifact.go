@@ -109,7 +109,7 @@ type GoldenImage struct {
 	Resource
 	ID                     string      `json:"id"`
 	Size                   int64       `json:"size"`     // KiB of the expanded image; docs/api.md says why
-	CheckSum               string      `json:"checkSum"` // SHA-256 of the expanded image
+	CheckSum               string      `json:"checkSum"` // SHA-256 of the file as it was sent, which names the stored object
 	ReadOnly               bool        `json:"readOnly"`
 	ImageCapture           bool        `json:"imageCapture"`
 	ImportedFromBundle     bool        `json:"importedFromBundle"`
@@ -125,11 +125,11 @@ type GoldenImage struct {
 	DependentArtifacts     []Dependent `json:"dependentArtifacts"`
 
 	// Ours: where the bytes are.
-	SizeBytes    int64      `json:"sizeBytes"`    // expanded, bytes
-	ObjectSHA256 string     `json:"objectSha256"` // the stored (compressed) object
-	ObjectBytes  int64      `json:"objectBytes"`
-	Format       string     `json:"format"`   // of the stored object: zip, raw, zstd, gzip, qcow2
-	Presence     []Presence `json:"presence"` // which appliance holds it, verified when
+	SizeBytes     int64      `json:"sizeBytes"`     // expanded, bytes
+	ContentDigest string     `json:"contentDigest"` // of the expanded image (storage.Digest)
+	ObjectBytes   int64      `json:"objectBytes"`   // the file as it was sent
+	Format        string     `json:"format"`        // of that file: zip, raw, zstd, gzip, qcow2
+	Presence      []Presence `json:"presence"`      // which appliance holds it, verified when
 }
 
 // Presence says that an appliance holds an artifact.

@@ -67,7 +67,7 @@ type StorageReport struct {
 type StorageGolden struct {
 	ID     string `json:"id"`
 	Bytes  int64  `json:"bytes"`
-	SHA256 string `json:"sha256"`
+	Digest string `json:"digest"` // of the contents (storage.Digest)
 	Clones int    `json:"clones"`
 }
 

@@ -299,7 +299,7 @@ func (l *Library) extractGolden(ctx context.Context, r *task.Run, from artifact.
 	}
 	old, err := l.cat.GoldenImages.Get(ctx, row.ID)
 	switch {
-	case err == nil && old.ObjectSHA256 == obj.SHA256:
+	case err == nil && old.CheckSum == obj.SHA256:
 		r.Logf("golden image %s: the same bytes are there already", row.Name)
 		return nil
 	case err == nil:
@@ -547,7 +547,7 @@ func (c *collector) golden(ctx context.Context, ref domain.BundleRef) error {
 	}
 	c.b.GoldenImages = append(c.b.GoldenImages, artifact.GoldenImage{ID: g.ID, Name: g.Name, Description: g.Description, BundleName: c.b.Name,
 		ReadOnly: g.ReadOnly || ref.ReadOnly, PayloadSize: g.ObjectBytes,
-		Open: func() (io.ReadCloser, error) { return c.l.store.Open(g.ObjectSHA256) }})
+		Open: func() (io.ReadCloser, error) { return c.l.store.Open(g.CheckSum) }})
 	return nil
 }
 

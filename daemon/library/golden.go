@@ -155,7 +155,7 @@ func (l *Library) OpenGoldenImage(ctx context.Context, id string) (io.ReadCloser
 	if err != nil {
 		return nil, "", err
 	}
-	f, img, err := l.openImage(g.ObjectSHA256)
+	f, img, err := l.openImage(g.CheckSum)
 	if err != nil {
 		return nil, "", err
 	}
@@ -213,18 +213,18 @@ func (l *Library) expandGolden(ctx context.Context, r *task.Run) error {
 	return err
 }
 
-func (l *Library) expand(ctx context.Context, r *task.Run, id, object string) (artifact.Contents, error) {
+func (l *Library) expand(ctx context.Context, r *task.Run, id, object string) (Expanded, error) {
 	f, img, err := l.openImage(object)
 	if err != nil {
-		return artifact.Contents{}, err
+		return Expanded{}, err
 	}
 	defer f.Close()
 	c, err := l.pool.ImportGolden(ctx, id, img, func(done, total int64) { r.Progress(ctx, done, total) })
 	if err != nil {
 		return c, explain(err)
 	}
-	r.Logf("expanded: %d bytes, %d of them not zero, SHA-256 %s", c.Size, c.Data, c.SHA256)
-	if err := r.Set(ctx, "sha256", c.SHA256); err != nil {
+	r.Logf("expanded: %d bytes, %d of them not zero, digest %s", c.Size, c.Data, c.Digest)
+	if err := r.Set(ctx, "digest", c.Digest); err != nil {
 		return c, err
 	}
 	return c, r.Set(ctx, "bytes", strconv.FormatInt(c.Size, 10))
@@ -241,12 +241,12 @@ func (l *Library) registerGolden(ctx context.Context, r *task.Run) error {
 			return err
 		}
 	}
-	return l.saveGolden(ctx, r.Data(keyID), g, artifact.Contents{Size: bytes, SHA256: r.Data("sha256")}, r.Data(keyObject))
+	return l.saveGolden(ctx, r.Data(keyID), g, Expanded{Size: bytes, Digest: r.Data("digest")}, r.Data(keyObject))
 }
 
 // saveGolden writes the row of an image that is in the store and in the pool.
 // Repeating it changes nothing.
-func (l *Library) saveGolden(ctx context.Context, id string, g domain.GoldenImage, c artifact.Contents, object string) error {
+func (l *Library) saveGolden(ctx context.Context, id string, g domain.GoldenImage, c Expanded, object string) error {
 	obj, err := l.store.Stat(object)
 	if err != nil {
 		return explain(err)
@@ -259,7 +259,7 @@ func (l *Library) saveGolden(ctx context.Context, id string, g domain.GoldenImag
 	g.SetID(id)
 	g.Status, g.State = domain.StatusOK, "Ready"
 	g.Size, g.SizeBytes = (c.Size+1023)/1024, c.Size
-	g.CheckSum, g.ObjectSHA256, g.ObjectBytes, g.Format = c.SHA256, object, obj.Size, string(img.Format)
+	g.CheckSum, g.ContentDigest, g.ObjectBytes, g.Format = object, c.Digest, obj.Size, string(img.Format)
 	g.Presence = []domain.Presence{{Appliance: l.appliance, Verified: stamp(), InPool: true}}
 	if g.DependentArtifacts == nil {
 		g.DependentArtifacts = []domain.Dependent{}

@@ -35,11 +35,18 @@ import (
 type Pool interface {
 	// ImportGolden writes the image into the pool under the id, or fails and
 	// leaves nothing. Repeating it for an id that is there whole does nothing.
-	ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (artifact.Contents, error)
+	ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (Expanded, error)
 	// DeleteGolden removes it; one that is not there is no error.
 	DeleteGolden(ctx context.Context, id string) error
 	// Room is how many bytes a new image may have.
 	Room(ctx context.Context) (int64, error)
+}
+
+// Expanded is what an image came to in the pool.
+type Expanded struct {
+	Size   int64  // bytes of the disk
+	Data   int64  // bytes in blocks that are not zero
+	Digest string // of the contents (storage.Digest)
 }
 
 // Capturer reads the contents of an OS volume that no server uses, after the
@@ -143,7 +150,7 @@ func (l *Library) namedObjects(ctx context.Context, except string) (map[string]b
 		return nil, err
 	}
 	for _, g := range goldens {
-		named[g.ObjectSHA256] = true
+		named[g.CheckSum] = true
 	}
 	tasks, err := l.cat.Tasks.List(ctx)
 	if err != nil {

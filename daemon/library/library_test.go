@@ -25,7 +25,7 @@ type fakePool struct {
 	fail   error
 }
 
-func (p *fakePool) ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (artifact.Contents, error) {
+func (p *fakePool) ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (Expanded, error) {
 	var b []byte
 	c, err := img.Blocks(ctx, p.room, func(off int64, data []byte) error {
 		b = append(b, make([]byte, int(off)+len(data)-len(b))...)
@@ -36,12 +36,12 @@ func (p *fakePool) ImportGolden(ctx context.Context, id string, img *artifact.Im
 		err = p.fail
 	}
 	if err != nil {
-		return c, err
+		return Expanded{}, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.images[id] = b
-	return c, nil
+	return Expanded{Size: c.Size, Data: c.Data, Digest: c.SHA256}, nil
 }
 
 func (p *fakePool) DeleteGolden(_ context.Context, id string) error {

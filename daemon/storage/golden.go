@@ -3,11 +3,8 @@ package storage
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"os"
 	"unsafe"
@@ -26,7 +23,7 @@ type Import struct {
 	ID             string
 	SizeBytes      uint64 // of the whole content; a multiple of 512
 	AllocatedBytes uint64 // what is not zero, when known; 0: assume SizeBytes
-	SHA256         string // hex of the whole content, checked when given
+	Digest         string // of the whole content (see Digest), checked when given
 	Progress       func(done, total uint64)
 }
 
@@ -57,8 +54,8 @@ func (s *Storage) importGolden(ctx context.Context, im Import, src BlockSource) 
 	}
 	defer unlock()
 	if g, ok := s.book.golden(im.ID); ok && g.Ready {
-		if g.SizeBytes != im.SizeBytes || im.SHA256 != "" && g.SHA256 != im.SHA256 {
-			return Golden{}, fmt.Errorf("%w: %d bytes, sha256 %s", ErrConflict, g.SizeBytes, g.SHA256)
+		if g.SizeBytes != im.SizeBytes || im.Digest != "" && g.Digest != im.Digest {
+			return Golden{}, fmt.Errorf("%w: %d bytes, digest %s", ErrConflict, g.SizeBytes, g.Digest)
 		}
 		return g, nil
 	} else if ok {
@@ -80,7 +77,7 @@ func (s *Storage) importGolden(ctx context.Context, im Import, src BlockSource) 
 	if err != nil {
 		return Golden{}, errors.Join(err, s.removeGolden(context.WithoutCancel(ctx), g))
 	}
-	s.log.Info("golden image imported", "golden", g.ID, "bytes", g.SizeBytes, "allocated", g.AllocatedBytes, "sha256", g.SHA256)
+	s.log.Info("golden image imported", "golden", g.ID, "bytes", g.SizeBytes, "allocated", g.AllocatedBytes, "digest", g.Digest)
 	return g, nil
 }
 
@@ -138,9 +135,9 @@ func (s *Storage) write(ctx context.Context, node string, g *Golden, im Import, 
 	if err != nil {
 		return err
 	}
-	g.SHA256, g.AllocatedBytes = sum, w.written
-	if im.SHA256 != "" && im.SHA256 != g.SHA256 {
-		return fmt.Errorf("content has sha256 %s, want %s: the image is damaged, fetch it again", g.SHA256, im.SHA256)
+	g.Digest, g.AllocatedBytes = sum, w.written
+	if im.Digest != "" && im.Digest != g.Digest {
+		return fmt.Errorf("content has digest %s, want %s: the image is damaged, fetch it again", g.Digest, im.Digest)
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("write %s: %w", node, err)
@@ -155,7 +152,7 @@ type sparseWriter struct {
 	written uint64
 }
 
-// copy reads exactly size bytes and returns their sha256 in hex. Hashing runs
+// copy reads exactly size bytes and returns their digest. Hashing runs
 // beside reading and writing.
 func (s *sparseWriter) copy(ctx context.Context, src io.Reader, size uint64, progress func(done, total uint64)) (string, error) {
 	h := newHasher()
@@ -229,24 +226,24 @@ func allZero(b []byte) bool {
 	return bytes.Equal(b, zeros[:len(b)])
 }
 
-// hasher computes a sha256 in a goroutine of its own over buffers that it
+// hasher computes a digest in a goroutine of its own over buffers that it
 // hands out and takes back.
 type hasher struct {
 	free, full chan []byte
 	done       chan struct{}
-	h          hash.Hash
+	d          digester
 	closed     bool
 }
 
 func newHasher() *hasher {
-	h := &hasher{free: make(chan []byte, 2), full: make(chan []byte, 2), done: make(chan struct{}), h: sha256.New()}
+	h := &hasher{free: make(chan []byte, 2), full: make(chan []byte, 2), done: make(chan struct{}), d: newDigester()}
 	for range cap(h.free) {
 		h.free <- directBuffer(importChunk)
 	}
 	go func() {
 		defer close(h.done)
 		for b := range h.full {
-			h.h.Write(b)
+			h.d.write(b)
 			h.free <- b[:importChunk]
 		}
 	}()
@@ -266,7 +263,7 @@ func (h *hasher) stop() {
 
 func (h *hasher) sum() string {
 	h.stop()
-	return hex.EncodeToString(h.h.Sum(nil))
+	return h.d.sum()
 }
 
 // directBuffer gives n bytes at an address fit for O_DIRECT.

@@ -3,7 +3,6 @@ package storage
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -76,8 +75,11 @@ func goldenImage(t *testing.T) []byte {
 }
 
 func sum(b []byte) string {
-	h := sha256.Sum256(b)
-	return hex.EncodeToString(h[:])
+	d, err := Digest(bytes.NewReader(b))
+	if err != nil {
+		panic(err) // reading from memory cannot fail
+	}
+	return d
 }
 
 // story carries what the parts of TestGuestStory share.
@@ -175,13 +177,13 @@ func (st *story) prepareDisk(t *testing.T) {
 func (st *story) importGolden(t *testing.T) {
 	var last uint64
 	g, err := st.s.ImportGolden(t.Context(), Import{
-		ID: "golden-1", SizeBytes: goldenSize, SHA256: sum(st.golden),
+		ID: "golden-1", SizeBytes: goldenSize, Digest: sum(st.golden),
 		Progress: func(done, _ uint64) { last = done },
 	}, bytes.NewReader(st.golden))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !g.Ready || g.SHA256 != sum(st.golden) || g.AllocatedBytes > 2*mib || last != goldenSize {
+	if !g.Ready || g.Digest != sum(st.golden) || g.AllocatedBytes > 2*mib || last != goldenSize {
 		t.Errorf("ImportGolden = %+v, progress %d", g, last)
 	}
 	again, err := st.s.ImportGolden(t.Context(), Import{ID: "golden-1", SizeBytes: goldenSize}, nil)
@@ -210,7 +212,7 @@ func (st *story) refuseBadGoldens(t *testing.T) {
 		src  io.Reader
 		want string
 	}{
-		{"changed", Import{SizeBytes: goldenSize, SHA256: sum(st.golden)}, bytes.NewReader(bad), "is damaged"},
+		{"changed", Import{SizeBytes: goldenSize, Digest: sum(st.golden)}, bytes.NewReader(bad), "is damaged"},
 		{"short", Import{SizeBytes: goldenSize}, bytes.NewReader(st.golden[:goldenSize/2]), "cut short"},
 		{"long", Import{SizeBytes: goldenSize / 2}, bytes.NewReader(st.golden), "larger than it says"},
 		{"huge", Import{SizeBytes: 64 << 30}, nil, "enlarge the data disk"},

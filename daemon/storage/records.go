@@ -16,7 +16,7 @@ type Golden struct {
 	ThinID         uint32 `json:"thinId"`
 	SizeBytes      uint64 `json:"sizeBytes"`
 	AllocatedBytes uint64 `json:"allocatedBytes"` // blocks that are not zero
-	SHA256         string `json:"sha256"`         // of the whole content, zeros included
+	Digest         string `json:"digest"`         // of the whole content
 	Ready          bool   `json:"ready"`          // imported and verified
 }
 

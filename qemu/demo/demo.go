@@ -205,11 +205,11 @@ func (s *story) around() string {
 		exe = "vframe"
 	}
 	bin := filepath.Dir(exe)
-	return fmt.Sprintf(`Look around while the frame is up (vframe up -d DIR keeps one up for as long as you like):
+	return fmt.Sprintf(`Look around while the frame is up (vframe up -detach keeps one up for as long as you like):
   %s --frame %s status        what the appliance says of itself
   %s --frame %s storage       pool, golden images, volumes
   %s --frame %s volumes log demo-1
-  %s console -d %s "device bay 1"     the server's serial console
+  %s console -dir %s compute1      the server's serial console; Ctrl-] leaves
 `, rel(filepath.Join(bin, "bayctl")), rel(s.Dir), rel(filepath.Join(bin, "bayctl")), rel(s.Dir), rel(filepath.Join(bin, "bayctl")), rel(s.Dir), rel(exe), rel(s.Dir))
 }
 
