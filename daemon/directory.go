@@ -72,7 +72,7 @@ func (dir *directory) ByMAC(ctx context.Context, mac net.HardwareAddr) (boot.Ser
 		return boot.Server{}, err
 	}
 	h, known := owner(servers, mac)
-	addr, err := dir.address(ctx, servers, h, known, mac)
+	addr, err := dir.address(ctx, h, known, mac)
 	if err != nil {
 		return boot.Server{}, err
 	}
@@ -143,7 +143,7 @@ func (dir *directory) target(ctx context.Context, h domain.ServerHardware) (bool
 
 // address is the server's address, given once and kept in its row; that of an
 // unknown port is kept by MAC.
-func (dir *directory) address(ctx context.Context, servers []domain.ServerHardware, h domain.ServerHardware, known bool, mac net.HardwareAddr) (netip.Addr, error) {
+func (dir *directory) address(ctx context.Context, h domain.ServerHardware, known bool, mac net.HardwareAddr) (netip.Addr, error) {
 	if a, err := netip.ParseAddr(h.Address); known && err == nil && dir.d.depl.Pool.Contains(a) {
 		return a, nil
 	}
@@ -164,7 +164,8 @@ func (dir *directory) address(ctx context.Context, servers []domain.ServerHardwa
 			taken[a] = m
 		}
 	}
-	if servers, err = dir.d.state.ServerHardware.List(ctx); err != nil { // again, under the lock
+	servers, err := dir.d.state.ServerHardware.List(ctx)
+	if err != nil {
 		return netip.Addr{}, err
 	}
 	for _, s := range servers {
