@@ -226,3 +226,33 @@ func TestAptSources(t *testing.T) {
 		}
 	}
 }
+
+// TestPersonalityReadsProperties runs the functions of the real script.
+func TestPersonalityReadsProperties(t *testing.T) {
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip("no sh on this machine")
+	}
+	b, err := os.ReadFile("rootfs/late/usr/lib/baystream/personality")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(b), "property() {")
+	text, _, ok := strings.Cut(text, "\n}\n")
+	if !ok {
+		t.Fatal("the script has no function property")
+	}
+	for in, want := range map[string]string{
+		"node-7\n": "node-7\n", "node-7": "node-7\n", "\r\n  node-7 \r\n": "node-7\n", "a b\nc\n": "a b\n",
+		`back\slash` + "\n": `back\slash` + "\n", "\n\n": "", "": "",
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "p"), []byte(in), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(sh, "-c", "src=$1; cr=$(printf '\\r'); property() {"+text+"\n}; property p; property missing", "sh", dir).Output()
+		if string(out) != want || err != nil {
+			t.Errorf("property of %q = %q, %v, want %q", in, out, err, want)
+		}
+	}
+}
