@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"path"
 	"strings"
 	"time"
 
@@ -255,11 +257,8 @@ func (a *app) volumesCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v, err := find[domain.OSVolume](cmd.Context(), c, domain.OSVolumes, "OS volume", args[0])
-			if err != nil {
-				return err
-			}
-			return a.stream(cmd.Context(), c, domain.OSVolumes+"/archive/"+v.OEVolumeID)
+			// The volume of a failed deployment is gone, its log is not.
+			return a.stream(cmd.Context(), c, domain.OSVolumes+"/archive/"+url.PathEscape(path.Base(args[0])))
 		}})
 	return cmd
 }

@@ -425,13 +425,47 @@ func volumeOf(p domain.ServerProfile) string {
 }
 
 // VolumeLog is the log of the deployment that made the volume, also when it
-// failed and the volume is gone.
-func (d *Deployer) VolumeLog(ctx context.Context, volumeID string) (io.ReadCloser, error) {
-	f, err := d.openLog(volumeID)
+// failed and the volume is gone. The key is a volume's id, or the name that it
+// has from its profile; then the newest deployment of that name counts.
+func (d *Deployer) VolumeLog(ctx context.Context, key string) (io.ReadCloser, error) {
+	id := key
+	if !domain.ValidUUID(key) {
+		var err error
+		if id, err = d.volumeNamed(ctx, key); err != nil {
+			return nil, err
+		}
+	}
+	f, err := d.openLog(id)
 	if os.IsNotExist(err) {
-		return nil, domain.Errorf(domain.NotFound, "OS volume "+volumeID, "has no log")
+		return nil, domain.Errorf(domain.NotFound, "OS volume "+key, "has no log").Fix("Give the name of a server profile, or the id of an OS volume.")
 	}
 	return f, err
+}
+
+// volumeNamed is the id of the volume that was made last under that name, or
+// was to be; "" if there is none.
+func (d *Deployer) volumeNamed(ctx context.Context, name string) (string, error) {
+	var id, when string
+	volumes, err := d.state.OSVolumes.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, v := range volumes {
+		if strings.EqualFold(v.Name, name) && v.Created >= when {
+			id, when = v.OEVolumeID, v.Created
+		}
+	}
+	tasks, err := d.state.Tasks.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range tasks {
+		failed := t.TaskState == domain.TaskFailed && t.Data[keyVolume] != ""
+		if failed && strings.EqualFold(t.AssociatedResource.ResourceName, name) && t.Created >= when {
+			id, when = t.Data[keyVolume], t.Created
+		}
+	}
+	return id, nil
 }
 
 func (d *Deployer) openLog(id string) (*os.File, error) {

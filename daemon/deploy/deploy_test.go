@@ -279,11 +279,16 @@ func TestFailingScriptLeavesNoCloneAndItsLogSaysWhy(t *testing.T) {
 	if len(rows) != 0 || p.State != "Failed" {
 		t.Errorf("%d volume rows, profile %s; want none, Failed", len(rows), p.State)
 	}
-	rc, err := b.VolumeLog(t.Context(), task.Data[keyVolume])
-	fatal(t, err)
-	defer rc.Close()
-	if text, _ := io.ReadAll(rc); !strings.Contains(string(text), "line 1: unknown word") {
-		t.Errorf("log = %s", text)
+	for _, key := range []string{task.Data[keyVolume], "P"} { // the profile's name
+		rc, err := b.VolumeLog(t.Context(), key)
+		fatal(t, err)
+		defer rc.Close()
+		if text, _ := io.ReadAll(rc); !strings.Contains(string(text), "line 1: unknown word") {
+			t.Errorf("log of %s = %s", key, text)
+		}
+	}
+	if _, err := b.VolumeLog(t.Context(), "nobody"); domain.KindOf(err) != domain.NotFound {
+		t.Errorf("VolumeLog(nobody) = %v, want NotFound", err)
 	}
 	// The same profile with other attributes gets another try.
 	p.OSDeploymentSettings = b.settings("web2")

@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -365,6 +367,14 @@ func (f *fake) DeleteProfile(ctx context.Context, owner, id string) (domain.Task
 }
 
 func (f *fake) VolumeLog(ctx context.Context, id string) (io.ReadCloser, error) {
+	if !domain.ValidUUID(id) {
+		all, err := f.store.OSVolumes.List(ctx)
+		i := slices.IndexFunc(all, func(v domain.OSVolume) bool { return strings.EqualFold(v.Name, id) })
+		if i < 0 {
+			return nil, errors.Join(err, domain.Errorf(domain.NotFound, "OS volume "+id, "has no log"))
+		}
+		id = all[i].OEVolumeID
+	}
 	return io.NopCloser(strings.NewReader("part 1 of " + id)), nil
 }
 

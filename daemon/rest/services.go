@@ -57,7 +57,9 @@ type Deployer interface {
 	CreateProfile(ctx context.Context, owner string, p domain.ServerProfile) (domain.Task, error)
 	UpdateProfile(ctx context.Context, owner string, p domain.ServerProfile) (domain.Task, error)
 	DeleteProfile(ctx context.Context, owner, id string) (domain.Task, error)
-	VolumeLog(ctx context.Context, volumeID string) (io.ReadCloser, error) // four parts (spec section 5.1), secrets masked
+	// VolumeLog takes an id or a name. The log has four parts (spec section
+	// 5.1), secrets masked; that of a failed deployment is there, too.
+	VolumeLog(ctx context.Context, key string) (io.ReadCloser, error)
 	VolumeStorage(ctx context.Context, volumeID string) (any, error)
 	// DeleteVolume moves the volume to the trash; one that is there it destroys.
 	DeleteVolume(ctx context.Context, owner, id string) (domain.Task, error)

@@ -46,8 +46,7 @@ func (s *Server) deleteVolume(w http.ResponseWriter, r *http.Request) error {
 	return s.accepted(w, t, err)
 }
 
-// volumeByName finds a volume by id or by name: some callers ask for logs with
-// the name.
+// volumeByName finds a volume by id or by name.
 func (s *Server) volumeByName(ctx context.Context, id string) (domain.OSVolume, error) {
 	v, err := s.Store.OSVolumes.Get(ctx, id)
 	if domain.KindOf(err) != domain.NotFound {
@@ -66,15 +65,12 @@ func (s *Server) volumeByName(ctx context.Context, id string) (domain.OSVolume, 
 }
 
 func (s *Server) volumeLog(w http.ResponseWriter, r *http.Request) error {
-	v, err := s.volumeByName(r.Context(), r.PathValue("id"))
+	key := r.PathValue("id")
+	f, err := s.Deployer.VolumeLog(r.Context(), key) // a failed deployment has a log and no volume
 	if err != nil {
 		return err
 	}
-	f, err := s.Deployer.VolumeLog(r.Context(), v.OEVolumeID)
-	if err != nil {
-		return err
-	}
-	return s.send(w, r, f, v.OEVolumeID+".log", "text/plain; charset=utf-8")
+	return s.send(w, r, f, key+".log", "text/plain; charset=utf-8")
 }
 
 // volumePart serves /rest/os-volumes/{id}/storage; a literal last element would
