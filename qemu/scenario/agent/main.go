@@ -1,0 +1,112 @@
+// Command agent is a hand inside the appliance of a test: the image has no
+// shell, and a test that wants to see the daemon die must kill it somehow. It
+// is added to the image by the tests, never part of the product.
+//
+// It reads lines from the second serial port and answers each with a line:
+//
+//	kill NAME   sends SIGKILL to the service NAME: agent: ok kill NAME PID
+//	pid NAME    tells its process: agent: ok pid NAME PID
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const port = "/dev/ttyS1"
+
+func main() {
+	if err := run(); err != nil {
+		log.Fatal("agent: ", err)
+	}
+}
+
+func run() error {
+	tty, err := os.OpenFile(port, os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return err
+	}
+	defer tty.Close()
+	if err := quiet(int(tty.Fd())); err != nil {
+		return fmt.Errorf("%s: %w", port, err)
+	}
+	fmt.Fprint(tty, "agent: ready\r\n")
+	lines := bufio.NewScanner(tty)
+	for lines.Scan() {
+		word, name, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
+		pid, err := obey(word, name)
+		if err != nil {
+			fmt.Fprintf(tty, "agent: error %s %s: %v\r\n", word, name, err)
+			continue
+		}
+		fmt.Fprintf(tty, "agent: ok %s %s %d\r\n", word, name, pid)
+	}
+	return errors.Join(errors.New("the port has no more input"), lines.Err())
+}
+
+// quiet turns the echo off: it would be read as an answer.
+func quiet(fd int) error {
+	t, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Lflag &^= unix.ECHO
+	return unix.IoctlSetTermios(fd, unix.TCSETS, t)
+}
+
+func obey(word, name string) (pid int, err error) {
+	if pid, err = service(name); err != nil {
+		return 0, err
+	}
+	switch word {
+	case "pid":
+		return pid, nil
+	case "kill":
+		return pid, unix.Kill(pid, unix.SIGKILL)
+	}
+	return 0, errors.New("unknown word; there are pid, kill")
+}
+
+// service is the child of the first process that runs the program NAME. The
+// daemon's own children run the same file.
+func service(name string) (int, error) {
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
+	if err != nil {
+		return 0, err
+	}
+	for _, stat := range stats {
+		b, err := os.ReadFile(stat)
+		if err != nil {
+			continue // it ended meanwhile
+		}
+		cmdline, err := os.ReadFile(filepath.Join(filepath.Dir(stat), "cmdline"))
+		if err != nil {
+			continue
+		}
+		program, _, _ := bytes.Cut(cmdline, []byte{0})
+		if filepath.Base(string(program)) == name && parent(string(b)) == 1 {
+			return strconv.Atoi(filepath.Base(filepath.Dir(stat)))
+		}
+	}
+	return 0, errors.New("no such service runs")
+}
+
+// parent reads the fourth field of /proc/PID/stat, see proc(5).
+func parent(stat string) int {
+	_, rest, _ := strings.Cut(stat[strings.LastIndex(stat, ")")+1:], " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1]) // 0 is no process of ours
+	return ppid
+}
