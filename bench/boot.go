@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+
+	"baystream/image"
+	"baystream/qemu"
+)
+
+// The appliance that boots: frame and addresses are documentation's (RFC 5737).
+const address = "192.0.2.10"
+
+// bootOptions keep the processor busy where it would sleep: on virtual time a
+// sleep ends at the next timer at once, and a disk of the real world, that does
+// not know, would seem to take seconds.
+const bootOptions = " idle=poll bench.address=" + address
+
+const diskBytes = 8 << 30
+
+// programs are what a VM's initramfs is put together from.
+type programs struct {
+	built *image.Built
+	guest []byte // bench/guest
+}
+
+func (b *bench) programs(ctx context.Context) (programs, error) {
+	built, err := image.Load(b.image)
+	if err != nil {
+		return programs{}, err
+	}
+	file := filepath.Join(b.work, "guest")
+	if err := image.GoBuild(ctx, "", "./bench/guest", file); err != nil {
+		return programs{}, err
+	}
+	guest, err := os.ReadFile(file)
+	return programs{built, guest}, err
+}
+
+// initramfs writes the image's initramfs with more files behind it; those take
+// the place of the image's own. Without the image it is these files alone.
+func (b *bench) initramfs(name string, built *image.Built, files ...image.File) (string, error) {
+	var all bytes.Buffer
+	if built != nil {
+		base, err := os.ReadFile(built.Initramfs)
+		if err != nil {
+			return "", err
+		}
+		all.Write(base)
+		for all.Len()%4 != 0 { // where the kernel looks for an archive
+			all.WriteByte(0)
+		}
+	}
+	if err := image.Pack(&all, files); err != nil {
+		return "", err
+	}
+	file := filepath.Join(b.work, name+".initramfs")
+	return file, os.WriteFile(file, all.Bytes(), 0o600)
+}
+
+// appliance is our image with the guest program as a second service.
+func (b *bench) appliance(p programs) (string, error) {
+	config, err := json.Marshal(image.InitConfig{Modules: image.BootModules, Services: []image.Service{
+		image.Daemon, {Name: "bench", Exec: []string{"/bench"}, StopTimeoutSec: 5},
+	}})
+	if err != nil {
+		return "", err
+	}
+	return b.initramfs("appliance", p.built, image.Program("bench", p.guest), image.Text("etc/init.json", string(config)))
+}
+
+// module starts a VM wired as an appliance in a frame, waits for its end and
+// collects figures. Each name has a data disk of its own that lasts.
+func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg qemu.VMConfig) (err error) {
+	log := slog.New(slog.DiscardHandler)
+	cfg.Name, cfg.Dir, cfg.RunDir = name, b.work, b.work
+	cfg.Identity = qemu.Identity{
+		Frame: "VF0001", Serial: "VF0001A01", UUID: "00000000-0000-4000-8000-00000000a001", Location: "appliance bay 1",
+		OEM: []string{
+			"baystream:management=address:" + address + "/24,gateway:192.0.2.1",
+			"baystream:deployment=vlan:1300,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.199,mtu:1500",
+		},
+	}
+	cfg.MemoryMiB = 2048
+	cfg.Disks = []qemu.Disk{{Path: filepath.Join(b.work, name+".raw"), Size: diskBytes, Serial: "bench"}}
+	for _, slot := range []int{1, 3, 6} {
+		cfg.NICs = append(cfg.NICs, qemu.NIC{Slot: slot, MAC: net.HardwareAddr{2, 'a', 0, 1, 1, byte(slot)},
+			Network: qemu.NewSwitch(fmt.Sprint("net", slot), 1, log), Port: qemu.PortConfig{Name: name}})
+	}
+	vm, err := qemu.NewVM(cfg, log)
+	if err != nil {
+		return err
+	}
+	defer vm.Close()
+	if err := vm.PowerOn(ctx); err != nil {
+		return err
+	}
+	m, err := vm.WaitConsole(ctx, benchEnd)
+	if err != nil {
+		return fmt.Errorf("%s: %w; the console's last lines:\n%s", name, err, vm.Console().Tail(25))
+	}
+	if m[1] != "end" {
+		return fmt.Errorf("%s: %s; the console's last lines:\n%s", name, m[1], vm.Console().Tail(25))
+	}
+	text := vm.Console().Tail(100000)
+	if b.verbose {
+		fmt.Fprintln(b.out, text)
+	}
+	collect(f, prefix, text)
+	return vm.WaitOff(ctx)
+}
+
+var benchEnd = regexp.MustCompile(`bench (end|failed: [^\r\n]*)[\r\n]`)
+
+// boots is how often each kind of boot is measured.
+const boots = 3
+
+// boot measures power-on to REST: the first boot with a blank data disk, the
+// second with the same disk. Peers are the same kernel, machine and command
+// line with the guest program as init: alone, and in place of our init in our
+// image, which the kernel then has to unpack too.
+func (b *bench) boot(ctx context.Context, f figures) error {
+	p, err := b.programs(ctx)
+	if err != nil {
+		return err
+	}
+	ours, err := b.appliance(p)
+	if err != nil {
+		return err
+	}
+	empty, err := b.initramfs("empty", nil, image.Program("init", p.guest), console)
+	if err != nil {
+		return err
+	}
+	unpack, err := b.initramfs("unpack", p.built, image.Program("init", p.guest))
+	if err != nil {
+		return err
+	}
+	for n := range boots {
+		for _, kind := range []struct{ prefix, name, initramfs string }{
+			{"peer-", "peer", empty},
+			{"first-", fmt.Sprint("ours", n), ours},
+			{"unpack-", "unpack", unpack},
+			{"second-", fmt.Sprint("ours", n), ours},
+		} {
+			cfg := qemu.VMConfig{Kernel: p.built.Kernel, Initramfs: kind.initramfs, Cmdline: p.built.Cmdline + bootOptions + " bench=boot", ICount: true}
+			if err := b.module(ctx, f, kind.prefix, kind.name, cfg); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// console is the node that the kernel opens for init.
+var console = image.File{Path: "dev/console", Mode: os.ModeDevice | os.ModeCharDevice | 0o600, Major: 5, Minor: 1}
+
+// ram measures memory with 32 volumes exported.
+func (b *bench) ram(ctx context.Context, f figures) error {
+	p, err := b.programs(ctx)
+	if err != nil {
+		return err
+	}
+	ours, err := b.appliance(p)
+	if err != nil {
+		return err
+	}
+	err = b.module(ctx, f, "", "ram", qemu.VMConfig{Kernel: p.built.Kernel, Initramfs: ours, CPUs: 2,
+		Cmdline: p.built.Cmdline + " bench=ram bench.address=" + address})
+	if err == nil && !slices.Equal(f["luns"], []float64{32}) {
+		err = errors.New("the VM did not export 32 LUNs")
+	}
+	return err
+}
