@@ -120,6 +120,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
+	if err := deployer.Recover(ctx); err != nil {
+		return err
+	}
 	lib := library.New(library.Config{
 		State: d.state, Store: store, Pool: d.role, Capture: deployer, Tasks: engine,
 		Attributes: attributesJSON, Appliance: d.name(), Log: d.log.With("part", "library"),

@@ -139,10 +139,15 @@ func New(c Config) (*Deployer, error) {
 // The data that steps hand on.
 const (
 	keyProfile = "profile"
-	keyVolume  = "volume"   // id of the volume that this task makes
-	keyOld     = "previous" // id of the volume that it replaces
-	keyServer  = "server"   // uri of the server hardware, may be empty
-	keyBegun   = "begun"    // personalising has begun: the clone is no longer fresh
+	keyVolume  = "volume"  // id of the volume that this task makes
+	keyBegun   = "begun"   // personalising has begun: the clone is no longer fresh
+	keyDestroy = "destroy" // the volume was in the trash when its deletion was asked for
+)
+
+// States of a profile whose task has not ended, and what the task is called.
+const (
+	stateCreating, verbCreate = "Creating", "Create"
+	stateUpdating, verbUpdate = "Updating", "Update"
 )
 
 func profileRef(p domain.ServerProfile) domain.AssociatedResource {
@@ -162,7 +167,7 @@ func (d *Deployer) CreateProfile(ctx context.Context, owner string, p domain.Ser
 	if p.ID == "" {
 		p.SetID(domain.NewID())
 	}
-	p.Status, p.State = domain.StatusOK, "Creating"
+	p.Status, p.State = domain.StatusOK, stateCreating
 	err := cluster.Atomically(ctx, d.state.Client, func(tx *cluster.Txn) error {
 		if err := d.take(tx, &p); err != nil {
 			return err
@@ -174,7 +179,7 @@ func (d *Deployer) CreateProfile(ctx context.Context, owner string, p domain.Ser
 	if err != nil {
 		return domain.Task{}, err
 	}
-	return d.submit(ctx, owner, "Create", p, "")
+	return d.submit(ctx, owner, verbCreate, p)
 }
 
 // take gives the profile's server to it, or says who has it.
@@ -219,13 +224,12 @@ func (d *Deployer) free(tx *cluster.Txn, profileURI, serverURI string) error {
 
 // submit begins the task that makes the world follow the profile. A profile
 // with a plan and without a volume is deployed; else it is only assigned.
-func (d *Deployer) submit(ctx context.Context, owner, verb string, p domain.ServerProfile, previous string) (domain.Task, error) {
+func (d *Deployer) submit(ctx context.Context, owner, verb string, p domain.ServerProfile) (domain.Task, error) {
 	req := task.Request{Kind: "profile.assign", Name: verb, Owner: owner, Associated: profileRef(p), Lock: "profile " + p.ID,
-		Data: map[string]string{keyProfile: p.ID, keyServer: p.ServerHardwareURI}}
+		Data: map[string]string{keyProfile: p.ID}}
 	if s := p.OSDeploymentSettings; s != nil && s.OSDeploymentPlanURI != "" && s.OSVolumeURI == "" {
 		req.Kind = "profile.deploy"
 		req.Data[keyVolume] = domain.NewID()
-		req.Data[keyOld] = previous
 	}
 	t, err := d.tasks.Submit(ctx, req)
 	if err != nil {
@@ -235,7 +239,47 @@ func (d *Deployer) submit(ctx context.Context, owner, verb string, p domain.Serv
 	return t, err
 }
 
-// UpdateProfile changes a profile. What would make its volume anew needs
+// Recover submits the tasks of profiles that were stored when the daemon died
+// before it could. Call it once, before the tasks run.
+func (d *Deployer) Recover(ctx context.Context) error {
+	profiles, err := d.state.ServerProfiles.List(ctx)
+	if err != nil {
+		return err
+	}
+	verbs := map[string]string{stateCreating: verbCreate, stateUpdating: verbUpdate}
+	for _, p := range profiles {
+		verb, unfinished := verbs[p.State]
+		if !unfinished {
+			continue
+		}
+		if t, err := d.openTask(ctx, p.ID); err != nil {
+			return err
+		} else if t != "" {
+			continue
+		}
+		d.log.Info("server profile was stored without its task: submitted now", "profile", p.Name)
+		if _, err := d.submit(ctx, "", verb, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openTask is the uri of an unfinished task of the profile, "" if there is none.
+func (d *Deployer) openTask(ctx context.Context, profileID string) (string, error) {
+	tasks, err := d.state.Tasks.List(ctx)
+	if err != nil {
+		return "", err
+	}
+	for _, t := range tasks {
+		if !t.Ended() && t.Data[keyProfile] == profileID {
+			return t.URI, nil
+		}
+	}
+	return "", nil
+}
+
+// UpdateProfile changes a profile, when no task of it runs. What would make its volume anew needs
 // forceOsDeployment; a change of server keeps the volume.
 func (d *Deployer) UpdateProfile(ctx context.Context, owner string, p domain.ServerProfile) (domain.Task, error) {
 	old, err := d.state.ServerProfiles.Get(ctx, p.ID)
@@ -244,6 +288,12 @@ func (d *Deployer) UpdateProfile(ctx context.Context, owner string, p domain.Ser
 	}
 	if err := d.state.ServerProfiles.CheckETag(old, p.ETag); err != nil {
 		return domain.Task{}, err
+	}
+	if t, err := d.openTask(ctx, p.ID); err != nil {
+		return domain.Task{}, err
+	} else if t != "" {
+		return domain.Task{}, domain.Errorf(domain.Conflict, "server profile "+old.Name, "a task still works on it: %s", t).
+			Fix("Wait for that task to end, then read the profile and change it.")
 	}
 	previous := volumeOf(old)
 	var now domain.OSDeploymentSettings
@@ -273,12 +323,6 @@ func (d *Deployer) UpdateProfile(ctx context.Context, owner string, p domain.Ser
 	if previous != "" && !again {
 		now.OSVolumeURI = domain.OSVolumes + "/" + previous
 	}
-	if again && previous != "" && now.OSDeploymentPlanURI == "" {
-		// The plan was taken away: the volume goes to the trash.
-		if err := d.toTrash(ctx, previous); err != nil {
-			return domain.Task{}, err
-		}
-	}
 	now.ForceOSDeployment = false // consent is for once
 	err = cluster.Atomically(ctx, d.state.Client, func(tx *cluster.Txn) error {
 		if moved {
@@ -294,10 +338,13 @@ func (d *Deployer) UpdateProfile(ctx context.Context, owner string, p domain.Ser
 			p.OSDeploymentSettings = &now
 		}
 		_, err := d.state.ServerProfiles.UpdateIn(tx, p.ID, func(row *domain.ServerProfile) error {
+			if row.ETag != old.ETag { // another request was faster
+				return d.state.ServerProfiles.CheckETag(*row, old.ETag)
+			}
 			meta := row.Resource
 			*row = p
 			row.URI, row.Category, row.Type = meta.URI, meta.Category, meta.Type
-			row.Status, row.State = domain.StatusOK, "Updating"
+			row.Status, row.State = domain.StatusOK, stateUpdating
 			return nil
 		})
 		return err
@@ -309,7 +356,7 @@ func (d *Deployer) UpdateProfile(ctx context.Context, owner string, p domain.Ser
 	if err != nil {
 		return domain.Task{}, err
 	}
-	return d.submit(ctx, owner, "Update", p, previous)
+	return d.submit(ctx, owner, verbUpdate, p)
 }
 
 // anew says whether the change makes the volume anew, and refuses it without
@@ -362,14 +409,17 @@ func (d *Deployer) DeleteProfile(ctx context.Context, owner, id string) (domain.
 	if err != nil {
 		return domain.Task{}, err
 	}
-	old := volumeOf(p)
-	if old != "" {
-		if err := d.quiet(ctx, old); err != nil {
+	volumes, err := d.volumesOf(ctx, p.URI)
+	if err != nil {
+		return domain.Task{}, err
+	}
+	for _, id := range volumes {
+		if err := d.quiet(ctx, id); err != nil {
 			return domain.Task{}, err
 		}
 	}
 	return d.tasks.Submit(ctx, task.Request{Kind: "profile.delete", Name: "Delete server profile", Owner: owner, Associated: profileRef(p), Lock: "profile " + p.ID,
-		Data: map[string]string{keyProfile: p.ID, keyServer: p.ServerHardwareURI, keyOld: old}})
+		Data: map[string]string{keyProfile: p.ID}})
 }
 
 // DeleteVolume moves a volume that no profile uses to the trash, and destroys
@@ -386,9 +436,13 @@ func (d *Deployer) DeleteVolume(ctx context.Context, owner, id string) (domain.T
 	if err := d.quiet(ctx, id); err != nil {
 		return domain.Task{}, err
 	}
+	data := map[string]string{keyVolume: id}
+	if v.State == domain.VolumeTrash {
+		data[keyDestroy] = "yes"
+	}
 	return d.tasks.Submit(ctx, task.Request{Kind: "volume.delete", Name: "Delete OS volume", Owner: owner, Lock: "volume " + id,
 		Associated: domain.AssociatedResource{ResourceCategory: "os-volumes", ResourceName: v.Name, ResourceURI: v.URI},
-		Data:       map[string]string{keyVolume: id}})
+		Data:       data})
 }
 
 // quiet refuses while a server is logged in to the volume.
@@ -411,6 +465,22 @@ func (d *Deployer) quiet(ctx context.Context, id string) error {
 // ready refuses work that needs the storage role.
 func (d *Deployer) ready() error {
 	return d.storage.Ready()
+}
+
+// volumesOf are the volumes that belong to the profile and are not in the
+// trash, those that its row does not name (yet) included.
+func (d *Deployer) volumesOf(ctx context.Context, profileURI string) ([]string, error) {
+	all, err := d.state.OSVolumes.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, v := range all {
+		if v.ServerProfileURI == profileURI && v.State != domain.VolumeTrash {
+			ids = append(ids, v.OEVolumeID)
+		}
+	}
+	return ids, nil
 }
 
 func volumeOf(p domain.ServerProfile) string {

@@ -82,6 +82,7 @@ type fakePlans struct {
 	st    *fakeStorage
 	runs  []string
 	crash func() // called in the middle of a run
+	pause func() // called at its end
 }
 
 func (f *fakePlans) Attributes(content string) ([]domain.ScriptAttribute, error) {
@@ -113,6 +114,9 @@ func (f *fakePlans) Run(ctx context.Context, id string, scripts []Script, values
 			<-ctx.Done()
 			return ctx.Err()
 		}
+	}
+	if f.pause != nil {
+		f.pause()
 	}
 	return nil
 }

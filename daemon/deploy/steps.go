@@ -34,6 +34,9 @@ type resolved struct {
 func (d *Deployer) resolve(ctx context.Context, p domain.ServerProfile) (resolved, error) {
 	var r resolved
 	s := p.OSDeploymentSettings
+	if s == nil {
+		return r, domain.Errorf(domain.Conflict, "server profile "+p.Name, "has no deployment plan any more")
+	}
 	plan, err := d.state.DeploymentPlans.Get(ctx, planID(s.OSDeploymentPlanURI))
 	if err != nil {
 		return r, err
@@ -113,18 +116,29 @@ func (d *Deployer) profile(ctx context.Context, r *task.Run) (domain.ServerProfi
 	return d.state.ServerProfiles.Get(ctx, r.Data(keyProfile))
 }
 
-// retire moves the volume that this task replaces to the trash.
+// retire moves the profile's volumes to the trash, but for the one that this
+// task makes.
 func (d *Deployer) retire(ctx context.Context, r *task.Run) error {
-	id := r.Data(keyOld)
-	if id == "" {
-		return nil
-	}
-	if err := d.quiet(ctx, id); domain.KindOf(err) == domain.NotFound {
-		return nil
-	} else if err != nil {
+	return d.retireAll(ctx, domain.ServerProfiles+"/"+r.Data(keyProfile), r.Data(keyVolume))
+}
+
+func (d *Deployer) retireAll(ctx context.Context, profileURI, except string) error {
+	ids, err := d.volumesOf(ctx, profileURI)
+	if err != nil {
 		return err
 	}
-	return d.toTrash(ctx, id)
+	for _, id := range ids {
+		if id == except {
+			continue
+		}
+		if err := d.quiet(ctx, id); err != nil {
+			return err
+		}
+		if err := d.toTrash(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // toTrash withdraws a volume and sets the day on which it is destroyed.
@@ -387,15 +401,16 @@ func (d *Deployer) destroy(ctx context.Context, id string) error {
 	return err
 }
 
-// withdraw takes the volume from a server that the profile no longer has.
+// withdraw takes the volume from a server that the profile no longer has. A
+// volume that the profile itself no longer has moves to the trash.
 func (d *Deployer) withdraw(ctx context.Context, r *task.Run) error {
 	p, err := d.profile(ctx, r)
 	if err != nil {
 		return err
 	}
 	id := volumeOf(p)
-	if id == "" {
-		return nil
+	if err := d.retireAll(ctx, p.URI, id); err != nil || id == "" {
+		return err
 	}
 	v, err := d.state.OSVolumes.Get(ctx, id)
 	if err != nil || v.ServerHardwareURI == p.ServerHardwareURI {
@@ -435,37 +450,30 @@ func (d *Deployer) assign(ctx context.Context, r *task.Run) error {
 
 // remove deletes the profile's row and frees its server.
 func (d *Deployer) remove(ctx context.Context, r *task.Run) error {
-	id := r.Data(keyProfile)
 	return cluster.Atomically(ctx, d.state.Client, func(tx *cluster.Txn) error {
-		if err := d.free(tx, domain.ServerProfiles+"/"+id, r.Data(keyServer)); err != nil {
+		p, err := d.state.ServerProfiles.GetIn(tx, r.Data(keyProfile))
+		if domain.KindOf(err) == domain.NotFound {
+			return nil // an earlier try got here
+		}
+		if err != nil {
 			return err
 		}
-		err := d.state.ServerProfiles.DeleteIn(tx, id)
-		if domain.KindOf(err) == domain.NotFound {
-			return nil
+		if err := d.free(tx, p.URI, p.ServerHardwareURI); err != nil {
+			return err
 		}
-		return err
+		return d.state.ServerProfiles.DeleteIn(tx, p.ID)
 	})
 }
 
-// deleteVolume is the two-step delete: to the trash, then for good.
+// deleteVolume is the two-step delete: to the trash, then for good. A request
+// that was sent twice does not take both steps.
 func (d *Deployer) deleteVolume(ctx context.Context, r *task.Run) error {
 	id := r.Data(keyVolume)
-	v, err := d.state.OSVolumes.Get(ctx, id)
-	if domain.KindOf(err) == domain.NotFound {
-		return nil // an earlier try got here
+	if r.Data(keyDestroy) != "" {
+		return d.destroy(ctx, id)
 	}
-	if err != nil {
-		return err
-	}
-	if v.State != domain.VolumeTrash && r.Data("destroy") == "" {
-		r.Logf("moved to the trash; delete it once more to destroy it")
-		return d.toTrash(ctx, id)
-	}
-	if err := r.Set(ctx, "destroy", "yes"); err != nil {
-		return err
-	}
-	return d.destroy(ctx, id)
+	r.Logf("moved to the trash; delete it once more to destroy it")
+	return d.toTrash(ctx, id)
 }
 
 // EmptyTrash destroys the volumes whose time is over; call it now and then.
