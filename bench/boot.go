@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
+	"time"
 
 	"baystream/image"
 	"baystream/qemu"
@@ -67,15 +69,18 @@ func (b *bench) initramfs(name string, built *image.Built, files ...image.File) 
 	return file, os.WriteFile(file, all.Bytes(), 0o600)
 }
 
-// appliance is our image with the guest program as a second service.
-func (b *bench) appliance(p programs) (string, error) {
+// appliance is our image with the guest program as a second service, and with
+// more arguments for the daemon.
+func (b *bench) appliance(p programs, name string, args ...string) (string, error) {
+	daemon := image.Daemon
+	daemon.Exec = slices.Concat(daemon.Exec, args)
 	config, err := json.Marshal(image.InitConfig{Modules: image.BootModules, Services: []image.Service{
-		image.Daemon, {Name: "bench", Exec: []string{"/bench"}, StopTimeoutSec: 5},
+		daemon, {Name: "bench", Exec: []string{"/bench"}, StopTimeoutSec: 5},
 	}})
 	if err != nil {
 		return "", err
 	}
-	return b.initramfs("appliance", p.built, image.Program("bench", p.guest), image.Text("etc/init.json", string(config)))
+	return b.initramfs(name, p.built, image.Program("bench", p.guest), image.Text("etc/init.json", string(config)))
 }
 
 // module starts a VM wired as an appliance in a frame, waits for its end and
@@ -116,6 +121,9 @@ func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg 
 		fmt.Fprintln(b.out, text)
 	}
 	collect(f, prefix, text)
+	if share, ok := etcdShare(text); ok {
+		f.add(prefix+"etcd-ms", share)
+	}
 	return vm.WaitOff(ctx)
 }
 
@@ -133,7 +141,7 @@ func (b *bench) boot(ctx context.Context, f figures) error {
 	if err != nil {
 		return err
 	}
-	ours, err := b.appliance(p)
+	ours, err := b.appliance(p, "appliance")
 	if err != nil {
 		return err
 	}
@@ -145,6 +153,19 @@ func (b *bench) boot(ctx context.Context, f figures) error {
 	if err != nil {
 		return err
 	}
+	// What etcd takes is read off the daemon's debug log, which costs time
+	// itself: in boots of their own.
+	debug, err := b.appliance(p, "debug", "-debug")
+	if err != nil {
+		return err
+	}
+	cfg := qemu.VMConfig{Kernel: p.built.Kernel, Cmdline: p.built.Cmdline + bootOptions + " bench=boot", ICount: true}
+	for _, prefix := range []string{"debug-first-", "debug-second-"} {
+		cfg.Initramfs = debug
+		if err := b.module(ctx, f, prefix, "debug", cfg); err != nil {
+			return err
+		}
+	}
 	for n := range boots {
 		for _, kind := range []struct{ prefix, name, initramfs string }{
 			{"peer-", "peer", empty},
@@ -152,13 +173,31 @@ func (b *bench) boot(ctx context.Context, f figures) error {
 			{"unpack-", "unpack", unpack},
 			{"second-", fmt.Sprint("ours", n), ours},
 		} {
-			cfg := qemu.VMConfig{Kernel: p.built.Kernel, Initramfs: kind.initramfs, Cmdline: p.built.Cmdline + bootOptions + " bench=boot", ICount: true}
+			cfg.Initramfs = kind.initramfs
 			if err := b.module(ctx, f, kind.prefix, kind.name, cfg); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+var etcdLine = regexp.MustCompile(`time=(\S+) level=\S+ msg="etcd: `)
+
+// etcdShare is the time in ms from the first to the last line that etcd logged
+// before REST was ready.
+func etcdShare(console string) (float64, bool) {
+	console, _, _ = strings.Cut(console, "REST ready")
+	lines := etcdLine.FindAllStringSubmatch(console, -1)
+	if len(lines) < 2 {
+		return 0, false
+	}
+	begin, err := time.Parse(time.RFC3339, lines[0][1])
+	end, err2 := time.Parse(time.RFC3339, lines[len(lines)-1][1])
+	if err != nil || err2 != nil {
+		return 0, false
+	}
+	return float64(end.Sub(begin).Microseconds()) / 1000, true
 }
 
 // console is the node that the kernel opens for init.
@@ -170,7 +209,7 @@ func (b *bench) ram(ctx context.Context, f figures) error {
 	if err != nil {
 		return err
 	}
-	ours, err := b.appliance(p)
+	ours, err := b.appliance(p, "appliance")
 	if err != nil {
 		return err
 	}

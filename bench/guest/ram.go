@@ -12,11 +12,9 @@ const volumes = 32
 // ram has volumes exported in the way an administrator does, and measures
 // memory when they are.
 func ram(ctx context.Context, a *appliance) error {
-	before, err := memory("/proc/meminfo")
-	if err != nil {
+	if err := sayMemory("idle"); err != nil {
 		return err
 	}
-	say("bench ram-idle-kib %d", before["MemTotal"]-before["MemAvailable"])
 	if err := a.setUp(ctx); err != nil {
 		return err
 	}
@@ -31,12 +29,9 @@ func ram(ctx context.Context, a *appliance) error {
 		return fmt.Errorf("%d LUNs are exported, want %d", len(luns), volumes)
 	}
 	time.Sleep(5 * time.Second) // what was freed returns to the kernel
-	after, err := memory("/proc/meminfo")
-	if err != nil {
+	if err := sayMemory("ram"); err != nil {
 		return err
 	}
-	say("bench ram-total-kib %d", after["MemTotal"])
-	say("bench ram-used-kib %d", after["MemTotal"]-after["MemAvailable"])
 	for _, p := range []struct{ name, file string }{{"pid1", "/proc/1"}, {"baystreamd", ""}, {"guest", "/proc/self"}} {
 		if p.file == "" {
 			if p.file, err = process(p.name); err != nil {
@@ -100,6 +95,22 @@ func deploy(ctx context.Context, a *appliance) error {
 		if _, err := a.wait(ctx, t); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// where are the lines of /proc/meminfo that tell where memory went.
+var where = []string{"MemFree", "Cached", "Shmem", "Unevictable", "AnonPages", "Slab", "SUnreclaim", "KernelStack", "PageTables", "Percpu", "VmallocUsed"}
+
+// sayMemory reports what is used, and where it went.
+func sayMemory(prefix string) error {
+	m, err := memory("/proc/meminfo")
+	if err != nil {
+		return err
+	}
+	say("bench %s-used-kib %d", prefix, m["MemTotal"]-m["MemAvailable"])
+	for _, name := range where {
+		say("bench %s-%s-kib %d", prefix, name, m[name])
 	}
 	return nil
 }
