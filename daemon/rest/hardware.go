@@ -1,6 +1,8 @@
 package rest
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -63,6 +65,29 @@ func hardwareName(h domain.ServerHardware) string {
 	return h.UUID
 }
 
+// freePorts refuses MAC addresses that other hardware has: whoever boots from
+// one would get the other's OS volume, or none.
+func (s *Server) freePorts(ctx context.Context, id string, macs []string) error {
+	all, err := s.Store.ServerHardware.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range all {
+		for _, m := range macs {
+			m = strings.ToLower(strings.ReplaceAll(m, "-", ":"))
+			if strings.EqualFold(h.UUID, id) || !slices.Contains(h.MACs, m) {
+				continue
+			}
+			e := domain.Errorf(domain.Conflict, "server hardware "+id, "has the MAC address %s in macs, which %q (%s) has", m, h.Name, h.UUID)
+			if h.Discovered {
+				return e.Fix("If this is the same module, its UUID is "+h.UUID+": send that.", "Else delete what was discovered, "+h.URI+", first.")
+			}
+			return e.Fix("Take it away from that hardware first.")
+		}
+	}
+	return nil
+}
+
 // createHardware registers a compute module. One that was only discovered on
 // the network is taken over with what is known of it.
 func (s *Server) createHardware(w http.ResponseWriter, r *http.Request) error {
@@ -75,6 +100,9 @@ func (s *Server) createHardware(w http.ResponseWriter, r *http.Request) error {
 			Fix("Send the module's SMBIOS UUID, as its firmware shows it.")
 	}
 	id := strings.ToLower(sent.UUID)
+	if err := s.freePorts(r.Context(), id, sent.MACs); err != nil {
+		return err
+	}
 	var made domain.ServerHardware
 	err := cluster.Atomically(r.Context(), s.Store.Client, func(tx *cluster.Txn) error {
 		old, err := s.Store.ServerHardware.GetIn(tx, id)
@@ -95,6 +123,7 @@ func (s *Server) createHardware(w http.ResponseWriter, r *http.Request) error {
 		if len(sent.MACs) == 0 {
 			sent.MACs = old.MACs
 		}
+		sent.SerialNumber, sent.Model = cmp.Or(sent.SerialNumber, old.SerialNumber), cmp.Or(sent.Model, old.Model)
 		made, err = s.Store.ServerHardware.UpdateIn(tx, id, func(h *domain.ServerHardware) error {
 			var err error
 			*h, err = takeHardware(*h, sent)
@@ -112,6 +141,9 @@ func (s *Server) createHardware(w http.ResponseWriter, r *http.Request) error {
 func (s *Server) updateHardware(w http.ResponseWriter, r *http.Request) error {
 	var sent domain.ServerHardware
 	if err := decode(w, r, &sent); err != nil {
+		return err
+	}
+	if err := s.freePorts(r.Context(), r.PathValue("id"), sent.MACs); err != nil {
 		return err
 	}
 	h, err := s.Store.ServerHardware.Update(r.Context(), r.PathValue("id"), func(h *domain.ServerHardware) error {

@@ -33,6 +33,17 @@ func TestServerHardware(t *testing.T) {
 	if a.at("discovered") != false || a.at("macs.0") != "02:00:00:00:00:02" || a.at("name") != "S3" {
 		t.Errorf("a discovered module registered = %s", a.raw)
 	}
+	// What the firmware said of itself stays known, and a port has one owner.
+	const uuid3 = "cccccccc-0000-0000-0000-000000000003"
+	if _, err := g.store.ServerHardware.Create(t.Context(), domain.ServerHardware{UUID: uuid3, Discovered: true, SerialNumber: "S9", Model: "M", MACs: []string{"02:00:00:00:00:03"}}); err != nil {
+		t.Fatal(err)
+	}
+	g.refused(409, "PUT", uri, map[string]any{"macs": []string{"02-00-00-00-00-03"}}, "02:00:00:00:00:03", uuid3)
+	g.refused(409, "POST", "/rest/server-hardware", map[string]any{"uuid": "dddddddd-0000-0000-0000-000000000004", "macs": []string{"02:00:00:00:00:03"}}, uuid3, "same module")
+	a = g.want(201, "POST", "/rest/server-hardware", map[string]any{"uuid": uuid3, "frame": "CZ1", "position": 4, "macs": []string{"02:00:00:00:00:03"}})
+	if a.at("serialNumber") != "S9" || a.at("model") != "M" || a.at("name") != "CZ1, bay 4" {
+		t.Errorf("a discovered module registered = %s", a.raw)
+	}
 	g.want(204, "DELETE", uri, nil)
 	g.want(404, "GET", uri, nil)
 }

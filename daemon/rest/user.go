@@ -206,7 +206,8 @@ func (s *Server) createUser(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// setPassword gives a user a new password and ends his other sessions. A user
+// setPassword gives a user a new password and ends all his sessions, the one
+// that asks for it too. A user
 // may do it for himself, an infrastructure administrator for everybody.
 func (s *Server) setPassword(w http.ResponseWriter, r *http.Request) error {
 	var req struct{ Password string }
