@@ -198,6 +198,7 @@ func (d *Deployer) take(tx *cluster.Txn, p *domain.ServerProfile) error {
 				Fix("Unassign or delete that profile first.")
 		}
 		h.ServerProfile = p.URI
+		p.ServerHardwareURI = h.URI // the client may have sent a bare id, or capitals
 		p.SerialNumber, p.ISCSIInitiatorName = h.SerialNumber, domain.InitiatorIQN(h.UUID)
 		return nil
 	})
@@ -381,7 +382,10 @@ func anew(old domain.ServerProfile, now domain.OSDeploymentSettings) (bool, erro
 }
 
 // planID is the id in a uri of a deployment plan, in either collection.
-func planID(uri string) string { return uri[strings.LastIndex(uri, "/")+1:] }
+func planID(uri string) string {
+	uri = strings.ToLower(strings.TrimSuffix(uri, "/"))
+	return uri[strings.LastIndex(uri, "/")+1:]
+}
 
 func sameValues(a, b []domain.Attribute) bool {
 	values := func(l []domain.Attribute) map[string]string {

@@ -265,9 +265,10 @@ func keep[T any](all []T, want func(T) bool) []T {
 }
 
 // refers says whether uri names the id, in whatever collection: a profile may
-// name a deployment plan as one of OneView's.
+// name a deployment plan as one of OneView's, and its id in capitals.
 func refers(uri, id string) bool {
-	return id != "" && uri[strings.LastIndexByte(uri, '/')+1:] == id
+	uri = strings.TrimSuffix(uri, "/")
+	return id != "" && strings.EqualFold(uri[strings.LastIndexByte(uri, '/')+1:], id)
 }
 
 // DeploymentPlanID returns the id in a uri of a deployment plan, in its own

@@ -189,3 +189,14 @@ func TestExplain(t *testing.T) {
 		}
 	}
 }
+
+func TestAPlanIsInUseHoweverAProfileSpellsIt(t *testing.T) {
+	p := DeploymentPlan{Resource: Resource{Name: "D"}}
+	p.SetID("aaaaaaaa-0000-0000-0000-00000000000f")
+	for _, uri := range []string{p.URI, OSDeploymentPlans + "/" + p.ID, OSDeploymentPlans + "/" + strings.ToUpper(p.ID), p.URI + "/"} {
+		profile := ServerProfile{OSDeploymentSettings: &OSDeploymentSettings{OSDeploymentPlanURI: uri}}
+		if err := MayChangeDeploymentPlan(p, State{Profiles: []ServerProfile{profile}}); KindOf(err) != Conflict {
+			t.Errorf("plan named as %s = %v, want Conflict", uri, err)
+		}
+	}
+}
