@@ -24,6 +24,7 @@ import (
 // remedy, and nothing left half-made. That the pool refuses new volumes when
 // 85 % are used is shown in daemon/storage, where a pool is small enough.
 func (s *site) badInput(t *testing.T) {
+	s.running(t, 1)
 	absent := s.registerAbsent(t, 2)
 	post := func(in map[string]any) error {
 		return s.REST().Do(t.Context(), "POST", "/rest/server-profiles", in, nil)
@@ -37,25 +38,25 @@ func (s *site) badInput(t *testing.T) {
 		{"CorruptBundle", func(t *testing.T) error {
 			_, err := s.upload(t, "/rest/artifact-bundles", "corrupt", bundle(t, "corrupt-bad-zip-headers.zip"))
 			return err
-		}, 0, []string{"corrupt"}},
+		}, 0, []string{"bundle corrupt-bad-zip-headers", "_planscript.json", "Send the file again"}},
 		{"BundleThatIsNone", func(t *testing.T) error {
 			file := filepath.Join(t.TempDir(), "letter.zip")
 			must(t, os.WriteFile(file, []byte("Dear appliance,\n"), 0o600))
 			_, err := s.upload(t, "/rest/artifact-bundles", "letter", file)
 			return err
-		}, 0, []string{"letter"}},
+		}, 0, []string{"bundle letter", "not a readable zip", "Send the file again"}},
 		{"GoldenImageLargerThanThePool", func(t *testing.T) error {
 			file := filepath.Join(t.TempDir(), "huge.qcow2")
 			must(t, os.WriteFile(file, emptyQcow2(1<<40), 0o600))
 			_, err := s.upload(t, "/rest/golden-images", "huge", file)
 			return err
-		}, 0, []string{"golden image huge", "1099511627776", "room"}},
+		}, 0, []string{"golden image huge", "1099511627776", "room for", "Delete OS volumes"}},
 		{"UnknownAttribute", func(*testing.T) error {
 			return post(profile("bad", absent, s.plan, attributes("HostName", "bad", "Address", "-", "Colour", "blue")))
 		}, 400, []string{"Colour"}},
 		{"AttributeWithoutValue", func(*testing.T) error {
-			return post(profile("bad", absent, s.plan, attributes("HostName", "bad")))
-		}, 400, []string{"Address"}},
+			return post(profile("bad", absent, s.plan, attributes("Address", "-")))
+		}, 400, []string{"HostName"}},
 		{"ValueOutsideItsConstraint", func(*testing.T) error {
 			return post(profile("bad", absent, s.plan, attributes("HostName", "bad", "Address", "-", "Message", "LOUD 1")))
 		}, 400, []string{"Message"}},
@@ -77,7 +78,7 @@ func (s *site) badInput(t *testing.T) {
 		{"GoldenImageInUse", func(t *testing.T) error {
 			return s.REST().Do(t.Context(), "DELETE", s.golden(t), nil, nil)
 		}, 409, []string{"Sample OS"}},
-		{"VolumeOfARunningServer", func(t *testing.T) error {
+		{"ProfileOfARunningServer", func(t *testing.T) error {
 			p, _ := s.named(t, "/rest/server-profiles", "web-1")
 			return s.REST().Do(t.Context(), "DELETE", p.URI, nil, nil)
 		}, 409, []string{"web-1"}},

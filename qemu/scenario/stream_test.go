@@ -21,7 +21,6 @@ func TestFrameStreams(t *testing.T) {
 	early := s.Compute(2)
 	must(t, early.PowerOn(qemu.Context(t, 10*time.Second)))
 	s.uploadSampleOS(t)
-	first, second := s.registerBay(t, 1), ""
 
 	tell := func(name string, story func(t *testing.T)) {
 		t.Helper()
@@ -33,10 +32,7 @@ func TestFrameStreams(t *testing.T) {
 	}
 
 	tell("ServerBootsWithItsPersonality", func(t *testing.T) {
-		s.deploy(t, "web-1", first, s.plan, attributes("HostName", "web-1", "Address", "203.0.113.1/24", "Message", "well met"))
-		b := s.Compute(1)
-		must(t, b.PowerOn(qemu.Context(t, 10*time.Second)))
-		waitUp(t, b, "web-1", "203.0.113.1/24")
+		b := s.running(t, 1)
 		_, err := b.WaitConsole(qemu.Context(t, 20*time.Second), regexp.MustCompile(`SAMPLE-OS MESSAGE well met\s`))
 		must(t, err)
 		waitWrites(t, b, 50)
@@ -53,9 +49,7 @@ func TestFrameStreams(t *testing.T) {
 			must(t, err)
 		}
 		firmware := strings.Count(early.Console().Since(0), "BdsDxe: starting")
-		second = s.registerBay(t, 2)
-		s.deploy(t, "web-2", second, s.plan, attributes("HostName", "web-2", "Address", "203.0.113.2/24"))
-		waitUp(t, early, "web-2", "203.0.113.2/24")
+		s.running(t, 2)
 		before, _, _ := strings.Cut(early.Console().Since(0), "SAMPLE-OS UP")
 		if got := strings.Count(before, "BdsDxe: starting"); got > firmware+1 { // the volume's own loader
 			t.Errorf("the firmware started something %d times, %d of them while it waited: the server was reset", got, firmware)
@@ -68,13 +62,14 @@ func TestFrameStreams(t *testing.T) {
 	tell("VendorBundle", s.vendorBundle)
 
 	tell("PowerCutOfTheAppliance", func(t *testing.T) {
+		servers := []*qemu.Bay{s.running(t, 1), s.running(t, 2)}
 		before := s.snapshot(t)
-		marks := []int64{s.Compute(1).Console().Mark(), s.Compute(2).Console().Mark()}
+		marks := []int64{servers[0].Console().Mark(), servers[1].Console().Mark()}
 		s.Appliance().PowerOff()
 		must(t, s.Appliance().PowerOn(qemu.Context(t, 10*time.Second)))
 		must(t, s.Setup(qemu.Context(t, time.Minute))) // logs in again
 		s.waitHealth(t, qemu.Context(t, time.Minute))
-		for i, b := range []*qemu.Bay{s.Compute(1), s.Compute(2)} {
+		for i, b := range servers {
 			waitWrites(t, b, 50)
 			// As long as a boot takes, and the initiator's patience on top.
 			checkIO(t, b, marks[i], qemu.Deadline(time.Minute))
@@ -88,13 +83,13 @@ func TestFrameStreams(t *testing.T) {
 // daemonKilled is what SIGKILL does to the daemon while servers write: idle,
 // with a deployment in flight, and twice in a row.
 func (s *site) daemonKilled(t *testing.T) {
-	servers := []*qemu.Bay{s.Compute(1), s.Compute(2)}
+	servers := []*qemu.Bay{s.running(t, 1), s.running(t, 2)}
 	marks := make([]int64, len(servers))
 	for i, b := range servers {
-		ask(t, b, "rate 200")
+		ask(t, b, "rate 100")
 		marks[i] = b.Console().Mark()
 	}
-	slow := s.scriptPlan(t, "Slow", "mount /dev/sda1 /\necho the script has begun\n! sleep 5\nwrite /slow once\numount /\n", s.golden(t))
+	slow := s.scriptPlan(t, "Slow", "mount /dev/sda1 /\necho the script has begun\n! sleep 2\nwrite /slow once\numount /\n", s.golden(t))
 	absent := s.registerAbsent(t, 1)
 	before := s.snapshot(t)
 
@@ -157,9 +152,9 @@ func (s *site) daemonKilled(t *testing.T) {
 		}
 	})
 
-	t.Run("ThriceInARow", func(t *testing.T) {
+	t.Run("TwiceInARow", func(t *testing.T) {
 		before := s.snapshot(t)
-		for range 3 {
+		for range 2 {
 			mark := s.Appliance().Console().Mark()
 			s.kill(t)
 			_, err := s.Appliance().Console().WaitFrom(qemu.Context(t, time.Minute), mark, restReady)
@@ -174,7 +169,7 @@ func (s *site) daemonKilled(t *testing.T) {
 	for i, b := range servers {
 		waitWrites(t, b, 100)
 		checkIO(t, b, marks[i], qemu.Deadline(time.Second))
-		ask(t, b, "rate 50")
+		ask(t, b, "rate 20")
 	}
 }
 
