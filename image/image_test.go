@@ -155,7 +155,7 @@ func TestImageBootsInVM(t *testing.T) {
 	if strings.Contains(console, "bootcheck: FAIL") || !strings.Contains(console, "bootcheck: end") {
 		t.Errorf("%v\n%s", cmd.Args, console)
 	}
-	if ok := strings.Count(console, "bootcheck: ok module"); ok < len(BootModules)+len(DaemonModules) {
+	if ok := strings.Count(console, "bootcheck: ok module"); ok < len(BootModules)+len(DriverModules)+len(DaemonModules) {
 		t.Errorf("%d modules loaded, want more than the list has\n%s", ok, console)
 	}
 }

@@ -55,8 +55,9 @@ func (k *Kernel) HasModule(name string) (module, builtin bool) {
 // compiled into the kernel are passed over; a name it does not know is an
 // error.
 //
-// modules.alias holds the selection's device aliases, in the form of depmod(8),
-// for whoever wants to load drivers by what a bus reports in modalias.
+// modules.alias holds the selection's other names, in the form of depmod(8),
+// for whoever loads drivers by what a bus reports in modalias, or what the
+// kernel asks its modprobe for.
 //
 // modules.dep lists soft dependencies as if they were hard, for the first
 // process has no other source to learn them from: u-root's kmodule loads all
@@ -72,7 +73,7 @@ func (k *Kernel) ModuleFiles(wanted ...string) ([]File, error) {
 	var aliases strings.Builder
 	for _, name := range order {
 		m := k.modules.Modules[name]
-		for _, alias := range m.Devices {
+		for _, alias := range slices.Concat(m.Aliases, m.Devices) {
 			fmt.Fprintf(&aliases, "alias %s %s\n", alias, name)
 		}
 		data, err := os.ReadFile(filepath.Join(k.deb.Root, base, m.Path))

@@ -64,27 +64,34 @@ type InitConfig struct {
 // KVM need no_timer_check, see Documentation/admin-guide/kernel-parameters.txt.
 const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=panic no_timer_check"
 
-// BootModules are loaded by the first process, in this order: the fast
-// checksum before those who look for one, then disks, the network, file
-// systems that it mounts, and watchdogs, real ones first. Each costs boot
-// time, so what only the daemon needs is not among them.
-var BootModules = []string{
-	"crc32c-intel",
-	"virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "ahci", "nvme", "sd_mod",
-	"ext4", "configfs", "efivarfs",
-	"i6300esb", "iTCO_wdt", "softdog",
+// BootModules are loaded by the first process before anything else: what no
+// device asks for and others look for as they are loaded, here the fast
+// checksum. Each costs boot time, so what only the daemon needs is not among
+// them.
+var BootModules = []string{"crc32c-intel"}
+
+// DriverModules are in the image for the first process to load when a device
+// asks for them: disks, network, console and input, watchdogs. Mellanox cards
+// are left out: mlx5_core would add 0.8 MiB for hardware that no frame here has.
+var DriverModules = []string{
+	"virtio_pci", "virtio_blk", "virtio_scsi", "virtio_net", "virtio_console", "virtio_rng",
+	"ahci", "nvme", "sd_mod",
+	"e1000e", "igb", "ixgbe", "i40e", "bnxt_en",
+	"button", "evdev",
+	"i6300esb", "iTCO_wdt",
+	"ipmi_si", "qemu_fw_cfg",
 }
 
-// DaemonModules are in the image for the daemon to load. Mellanox cards are
-// left out: mlx5_core would add 0.8 MiB for hardware that no frame here has. Several names are built
-// into one flavour and modules of the other.
+// DaemonModules are in the image for the daemon to load, for mounts, and for
+// the kernel to ask for. Several names are built into one flavour and modules
+// of the other.
 var DaemonModules = []string{
-	"virtio_console", "virtio_rng", "e1000e", "igb", "ixgbe", "i40e", "bnxt_en",
+	"ext4", "configfs", "efivarfs",
 	"dm-mod", "dm-thin-pool", "drbd",
 	"target_core_mod", "target_core_iblock", "iscsi_target_mod",
 	"bonding", "8021q", "af_packet",
 	"vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8",
-	"ipmi_si", "ipmi_devintf", "ipmi_watchdog", "qemu_fw_cfg",
+	"softdog", "ipmi_devintf", "ipmi_watchdog",
 }
 
 // programs are what the daemon runs, and data it reads, by package.
@@ -158,7 +165,7 @@ func base(k *Kernel, debs map[string]*Deb, version string) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules, err := k.ModuleFiles(slices.Concat(BootModules, k.known(DaemonModules))...)
+	modules, err := k.ModuleFiles(slices.Concat(BootModules, k.known(slices.Concat(DriverModules, DaemonModules)))...)
 	if err != nil {
 		return nil, err
 	}

@@ -39,13 +39,17 @@ type bootLog struct {
 	steps []StepStatus
 }
 
-func (b *bootLog) set(i int, st StepStatus) {
+func (b *bootLog) add(st StepStatus) (place int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for len(b.steps) <= i {
-		b.steps = append(b.steps, StepStatus{})
-	}
-	b.steps[i] = st
+	b.steps = append(b.steps, st)
+	return len(b.steps) - 1
+}
+
+func (b *bootLog) set(place int, st StepStatus) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.steps[place] = st
 }
 
 func (b *bootLog) list() []StepStatus {
@@ -92,7 +96,7 @@ func (a *attempt) wait(limit time.Duration) error {
 // runSteps does the steps in order and returns the failed needed ones.
 func runSteps(ctx context.Context, log *slog.Logger, report *bootLog, steps []step) []failedStep {
 	var failed []failedStep
-	for i, s := range steps {
+	for _, s := range steps {
 		limit := s.limit
 		if limit == 0 {
 			limit = stepLimit
@@ -106,11 +110,11 @@ func runSteps(ctx context.Context, log *slog.Logger, report *bootLog, steps []st
 		if err != nil {
 			st.Error = err.Error()
 			logFailure(log, s, err)
-			if !s.optional {
-				failed = append(failed, failedStep{i, s, a})
-			}
 		}
-		report.set(i, st)
+		place := report.add(st)
+		if err != nil && !s.optional {
+			failed = append(failed, failedStep{place, s, a})
+		}
 	}
 	return failed
 }
@@ -129,7 +133,7 @@ func logFailure(log *slog.Logger, s step, err error) {
 
 // failedStep is a needed step that did not succeed, and its last attempt.
 type failedStep struct {
-	index int
+	place int // in the report
 	step  step
 	last  *attempt
 }
@@ -167,7 +171,7 @@ func retrySteps(ctx context.Context, log *slog.Logger, report *bootLog, failed [
 			} else {
 				log.Info("boot step succeeded after all", "step", f.step.name)
 			}
-			report.set(f.index, st)
+			report.set(f.place, st)
 		}
 		failed = still
 	}

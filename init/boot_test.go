@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,7 +125,8 @@ func TestFailedStepsAreTriedAgainWithoutHurry(t *testing.T) {
 
 func TestBootStepsAreInOrder(t *testing.T) {
 	at := map[string]int{}
-	for i, s := range newInit().bootSteps() {
+	p := newInit()
+	for i, s := range slices.Concat(p.bootSteps(), p.besideSteps()) {
 		if _, dup := at[s.name]; dup || s.name == "" || s.do == nil {
 			t.Errorf("step %d %q: no name, named twice, or nothing to do", i, s.name)
 		}
@@ -133,7 +135,8 @@ func TestBootStepsAreInOrder(t *testing.T) {
 	for _, pair := range [][2]string{
 		{"mount proc", "limits"}, {"mount devtmpfs", "console"}, {"mount run", "log"},
 		{"mount sysfs", "mount cgroup2"}, {"configuration", "kernel modules"},
-		{"kernel modules", "modules on demand"}, {"kernel modules", "mount configfs"},
+		{"mount proc", "boot trace"}, {"kernel modules", "drivers of disks and ports"}, {"mount devtmpfs", "drivers of disks and ports"},
+		{"drivers of disks and ports", "modules on demand"},
 		{"mount cgroup2", "control groups"}, {"mount sysfs", "host name"},
 	} {
 		if at[pair[0]] >= at[pair[1]] {
@@ -221,12 +224,7 @@ func TestModulesFailOneByOne(t *testing.T) {
 	}
 }
 
-func TestModuleAliases(t *testing.T) {
-	info := []byte("license=GPL\x00alias=pci:v00008086d*sv*\x00alias=crypto-crc32c\x00depends=\x00alias=x[0-9]-y\x00")
-	got := parseAliases(info)
-	if diff := cmp.Diff([]string{"pci:v00008086d*sv*", "crypto-crc32c", "x[0-9]-y"}, got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+func TestModprobeIsToldByItsArguments(t *testing.T) {
 	if c := canonical("x[0-9]-y-z"); c != "x[0-9]_y_z" {
 		t.Errorf("canonical = %q", c)
 	}
@@ -235,27 +233,6 @@ func TestModuleAliases(t *testing.T) {
 	}
 	if _, ok := isModprobe([]string{"/init"}); ok {
 		t.Error("PID 1 takes itself for modprobe")
-	}
-}
-
-func TestModulesAreFoundByName(t *testing.T) {
-	dir := t.TempDir()
-	for _, f := range []string{"kernel/fs/nls/nls_utf8.ko", "modules.dep"} {
-		p := filepath.Join(dir, f)
-		os.MkdirAll(filepath.Dir(p), 0o755)
-		if err := os.WriteFile(p, []byte("no ELF"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got, err := modulesFor(dir, "nls-utf8")
-	if diff := cmp.Diff([]string{"nls_utf8"}, got); diff != "" || err != nil {
-		t.Errorf("error %v (-want +got):\n%s", err, diff)
-	}
-	if _, err := modulesFor(dir, "other"); err == nil || !strings.Contains(err.Error(), "nls_utf8.ko") {
-		t.Errorf("a module that is none: %v", err)
-	}
-	if _, err := modulesFor(t.TempDir(), "other"); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a module that is not there: %v", err)
 	}
 }
 

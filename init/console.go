@@ -76,12 +76,20 @@ func (c *console) flush(limit time.Duration) {
 type journal struct {
 	ring    *ring
 	console *console
+	trace   atomic.Bool // lines on the console begin with the uptime
+}
+
+func (j *journal) print(text string) {
+	if j.trace.Load() {
+		text = fmt.Sprintf("[%9.3f] %s", uptime().Seconds(), text)
+	}
+	j.console.print(text)
 }
 
 // line takes a line that a service printed. The console shows it as it is.
 func (j *journal) line(source, text string) {
 	j.ring.add(time.Now(), source, text)
-	j.console.print(text)
+	j.print(text)
 }
 
 // kernel takes a line of the kernel's log.
@@ -93,7 +101,7 @@ func (j *journal) logger() *slog.Logger { return slog.New(&handler{out: j.own}) 
 // own takes a line of our own.
 func (j *journal) own(text string) {
 	j.ring.add(time.Now(), "init", text)
-	j.console.print("init: " + text)
+	j.print("init: " + text)
 }
 
 // handler prints records as "message key=value", and the level if it is not

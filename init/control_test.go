@@ -30,7 +30,7 @@ func TestControlSocket(t *testing.T) {
 		t.Errorf("socket: %v, %v, want mode 0600", st, err)
 	}
 	boot := &bootLog{}
-	boot.set(0, StepStatus{Name: "mount proc", Seconds: 0.5})
+	boot.add(StepStatus{Name: "mount proc", Seconds: 0.5})
 	ring := newRing(1000)
 	ring.add(noon, "s", "one")
 	ring.add(noon, "s", "two")

@@ -3,11 +3,12 @@
 // running, adopts and reaps orphans, and ends the machine in order. It knows
 // no roles and never exits.
 //
-// The boot is a list of steps (bootSteps), each needed or optional. A needed
-// step that fails is shown on the console with what to do, and tried again,
-// while services that can live without it run. Then one goroutine, the
-// supervisor's, owns all services and is the only one that waits for children.
-// What to do with a service is decided by a machine without I/O (supervise.go).
+// The boot is a list of steps (bootSteps), each needed or optional, and a second
+// list (besideSteps) of what is done while the services start. A needed step
+// that fails is shown on the console with what to do, and tried again, while
+// services that can live without it run. One goroutine, the supervisor's, owns
+// all services and is the only one that waits for children. What to do with a
+// service is decided by a machine without I/O (supervise.go).
 //
 // Services tell about themselves by the sd_notify(3) protocol: READY, STATUS,
 // STOPPING, WATCHDOG (=1, =trigger), WATCHDOG_USEC and EXTEND_TIMEOUT_USEC from
@@ -43,9 +44,16 @@
 //
 // It needs /init, the device nodes /dev/console and /dev/null (the kernel and
 // Go's runtime open them before devtmpfs is there), /etc/init.json, and the
-// modules of the kernel with modules.dep (as depmod writes it). Modules that
-// the kernel asks for later, by name or alias, are loaded by /init too. With baystream.boot-trace on the
-// kernel's command line the time of each step and module is printed.
+// modules of the kernel with modules.dep and modules.alias. Modules that
+// the kernel asks for later, by name or alias, are loaded by /init too.
+//
+// Drivers of devices are found by modules.alias (depmod(8)): before the
+// services start, those of disks and network ports; beside them the others, and
+// those of devices that appear later. So who needs a disk waits for it.
+//
+// With baystream.boot-trace on the kernel's command line the time of each step
+// and module is printed, and each line on the console begins with the kernel's
+// uptime in seconds.
 package main
 
 import (
@@ -135,6 +143,8 @@ type initProcess struct {
 	boot    *bootLog
 	ends    chan how
 	cgroups string // "" until they are there
+	devices *coldplug
+	hotplug *hotplug
 }
 
 func newInit() *initProcess {
@@ -161,15 +171,18 @@ func (p *initProcess) run() error {
 
 	failed := runSteps(ctx, p.log, p.boot, p.bootSteps())
 	times.steps = time.Since(began)
-	if hasFlag("/proc/cmdline", traceFlag) {
+	if p.journal.trace.Load() {
 		for _, s := range p.boot.list() {
 			p.journal.own(fmt.Sprintf("step %-28s %8.1f ms", s.Name, s.Seconds*1000))
 		}
 	}
 	p.journal.own(fmt.Sprintf("boot steps done in %.3f s (kernel %.3f s)", times.steps.Seconds(), times.kernel.Seconds()))
-	go guard(func() { retrySteps(ctx, p.log, p.boot, failed, 5*time.Second) })
 
 	sup := p.supervise(ctx, sigchld)
+	go guard(func() {
+		failed = append(failed, runSteps(ctx, p.log, p.boot, p.besideSteps())...)
+		retrySteps(ctx, p.log, p.boot, failed, 5*time.Second)
+	})
 	p.answerControl(ctx, sup, times)
 	h := <-p.ends
 	p.log.Info("shutdown begins", "how", string(h))
@@ -184,6 +197,7 @@ func (p *initProcess) bootSteps() []step {
 	}
 	return []step{
 		{name: "mount proc", do: mount("proc", "/proc", plain, "")},
+		{name: "boot trace", do: simple(p.readTrace), optional: true},
 		{name: "mount sysfs", do: mount("sysfs", "/sys", plain, "")},
 		{name: "mount devtmpfs", do: mount("devtmpfs", "/dev", unix.MS_NOSUID, "mode=0755")},
 		{name: "mount devpts", do: mount("devpts", "/dev/pts", unix.MS_NOSUID|unix.MS_NOEXEC, "mode=0620,ptmxmode=0666"), optional: true},
@@ -199,7 +213,11 @@ func (p *initProcess) bootSteps() []step {
 			name: "kernel modules", do: simple(p.loadModules), limit: 5 * time.Minute,
 			remedy: "add the modules to the image, or take them out of " + configPath,
 		},
-		// Not earlier: while the list is loaded the kernel asks for many modules
+		{
+			name: "drivers of disks and ports", do: p.plugUrgent, limit: 5 * time.Minute,
+			remedy: "check the adapters, and whether the image is of this kernel",
+		},
+		// Not earlier: while drivers are loaded the kernel asks for many modules
 		// that nobody has, and each question costs a process.
 		{name: "modules on demand", do: simple(becomeModprobe), optional: true},
 		{name: "mount configfs", do: mount("configfs", "/sys/kernel/config", plain, ""), remedy: "add the module configfs to the image"},
@@ -215,6 +233,13 @@ func (p *initProcess) bootSteps() []step {
 		{name: "host name", do: simple(func() error { return setHostname(p.config.Hostname) }), optional: true},
 		{name: "clock", do: simple(p.checkClock), optional: true},
 		{name: "control groups", do: simple(p.prepareCgroups), optional: true},
+	}
+}
+
+// besideSteps is what no service needs to start, done in order beside them.
+func (p *initProcess) besideSteps() []step {
+	return []step{
+		{name: "drivers of other devices", do: p.plugAll, optional: true, limit: 5 * time.Minute},
 		{
 			name:     "power button",
 			do:       func(context.Context) error { return watchPowerButton(func() { p.end(poweroff) }) },
@@ -232,15 +257,22 @@ func (p *initProcess) attachLog() error {
 	return p.journal.ring.attach(ringPath, ringFile)
 }
 
+func (p *initProcess) readTrace() error {
+	p.journal.trace.Store(hasFlag("/proc/cmdline", traceFlag))
+	return nil
+}
+
 func (p *initProcess) readConfig() (err error) {
 	p.config, err = readConfig(configPath)
 	return err
 }
 
-func (p *initProcess) loadModules() error {
-	trace := hasFlag("/proc/cmdline", traceFlag)
-	return loadModulesTimed(p.config.Modules, func(name string, d time.Duration) {
-		if trace {
+func (p *initProcess) loadModules() error { return p.loadTraced(p.config.Modules...) }
+
+// loadTraced loads modules and, when asked to, says how long each took.
+func (p *initProcess) loadTraced(modules ...string) error {
+	return loadModulesTimed(modules, func(name string, d time.Duration) {
+		if p.journal.trace.Load() {
 			p.journal.own(fmt.Sprintf("module %-26s %8.1f ms", name, d.Seconds()*1000))
 		}
 	})

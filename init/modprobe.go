@@ -1,12 +1,7 @@
 package main
 
 import (
-	"bytes"
-	"debug/elf"
-	"errors"
 	"fmt"
-	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -38,13 +33,16 @@ func becomeModprobe() error {
 // modprobe loads the modules of the running kernel that go by name: one with
 // that name, else all that have it as an alias.
 func modprobe(name string) error {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
+	dir, err := moduleDir()
+	if err != nil {
 		return err
 	}
-	dir := filepath.Join("/lib/modules", unix.ByteSliceToString(u.Release[:]))
 	began := time.Now()
-	names, err := modulesFor(dir, name)
+	var names []string
+	index, err := readModuleIndex(dir)
+	if err == nil {
+		names, err = index.find(name)
+	}
 	if err == nil {
 		err = loadModules(names...)
 	}
@@ -55,46 +53,93 @@ func modprobe(name string) error {
 	return err
 }
 
-// modulesFor finds the modules below dir that go by name. The image has few
-// modules, so it looks into them instead of an index.
-func modulesFor(dir, name string) ([]string, error) {
-	want := canonical(name)
-	files := map[string]string{} // by module
-	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
-		if base, ok := strings.CutSuffix(filepath.Base(p), ".ko"); ok {
-			files[base] = p
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
+// moduleDir is where the running kernel's modules are.
+func moduleDir() (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", err
 	}
-	names := slices.Sorted(maps.Keys(files))
-	for _, n := range names {
-		if canonical(n) == want {
-			return []string{n}, nil
-		}
-	}
-	var out []string
-	for _, n := range names {
-		aliases, err := moduleAliases(files[n])
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", files[n], err)
-		}
-		if slices.ContainsFunc(aliases, func(a string) bool { return aliasMatches(a, want) }) {
-			out = append(out, n)
-		}
-	}
-	if len(out) == 0 {
-		return nil, fmt.Errorf("module %s: %w in %s", name, os.ErrNotExist, dir)
-	}
-	return out, nil
+	return filepath.Join("/lib/modules", unix.ByteSliceToString(u.Release[:])), nil
 }
 
-// aliasMatches tells whether an alias, which may have wildcards, stands for
-// the canonical name.
-func aliasMatches(alias, name string) bool {
-	ok, err := path.Match(canonical(alias), name)
+// moduleIndex knows the modules of an image by name and by alias.
+type moduleIndex struct {
+	names   map[string]string        // as the file is called, by canonical name
+	aliases map[string][]moduleAlias // by bus: what is before the colon
+}
+
+// moduleAlias is a line of modules.alias. The pattern is canonical.
+type moduleAlias struct{ pattern, module string }
+
+// readModuleIndex reads modules.dep and modules.alias in dir, see depmod(8).
+func readModuleIndex(dir string) (moduleIndex, error) {
+	dep, err := os.ReadFile(filepath.Join(dir, "modules.dep"))
+	if err != nil {
+		return moduleIndex{}, err
+	}
+	alias, err := os.ReadFile(filepath.Join(dir, "modules.alias"))
+	if err != nil {
+		return moduleIndex{}, err
+	}
+	return parseModuleIndex(string(dep), string(alias)), nil
+}
+
+func parseModuleIndex(dep, alias string) moduleIndex {
+	x := moduleIndex{names: map[string]string{}, aliases: map[string][]moduleAlias{}}
+	for line := range strings.Lines(dep) {
+		file, _, ok := strings.Cut(line, ":")
+		if name, ko := strings.CutSuffix(path.Base(file), ".ko"); ok && ko {
+			x.names[canonical(name)] = name
+		}
+	}
+	for line := range strings.Lines(alias) {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == "alias" {
+			bus := busOf(f[1])
+			x.aliases[bus] = append(x.aliases[bus], moduleAlias{canonical(f[1]), f[2]})
+		}
+	}
+	return x
+}
+
+// busOf is what is before the colon of an alias, without a wildcard as in
+// "acpi*:PNP0C0C:*"; names without a colon are on none.
+func busOf(alias string) string {
+	bus, _, ok := strings.Cut(alias, ":")
+	if !ok {
+		return ""
+	}
+	return strings.TrimSuffix(bus, "*")
+}
+
+// find returns the module of that name, else all with that alias.
+func (x moduleIndex) find(name string) ([]string, error) {
+	want := canonical(name)
+	if n, ok := x.names[want]; ok {
+		return []string{n}, nil
+	}
+	if names := x.byAlias(want); len(names) > 0 {
+		return names, nil
+	}
+	return nil, fmt.Errorf("module %s: %w in this image", name, os.ErrNotExist)
+}
+
+// byAlias returns the modules with an alias for a canonical name, sorted.
+func (x moduleIndex) byAlias(name string) []string {
+	var out []string
+	for _, a := range x.aliases[busOf(name)] {
+		if aliasMatches(a.pattern, name) && !slices.Contains(out, a.module) {
+			out = append(out, a.module)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// aliasMatches tells whether a pattern stands for a name, both canonical. A
+// slash is a letter like others here, which it is not to path.Match.
+func aliasMatches(pattern, name string) bool {
+	flat := strings.NewReplacer("/", "\x01")
+	ok, err := path.Match(flat.Replace(pattern), flat.Replace(name))
 	return ok && err == nil
 }
 
@@ -113,34 +158,4 @@ func canonical(s string) string {
 		}
 		return c
 	}, s)
-}
-
-// moduleAliases returns the aliases that a module has for itself.
-func moduleAliases(file string) ([]string, error) {
-	f, err := elf.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	s := f.Section(".modinfo")
-	if s == nil {
-		return nil, errors.New("no .modinfo: not a kernel module")
-	}
-	b, err := s.Data()
-	if err != nil {
-		return nil, err
-	}
-	return parseAliases(b), nil
-}
-
-// parseAliases picks the aliases out of a .modinfo section: strings of the
-// form key=value, each ended by a NUL.
-func parseAliases(modinfo []byte) []string {
-	var out []string
-	for s := range bytes.SplitSeq(modinfo, []byte{0}) {
-		if a, ok := bytes.CutPrefix(s, []byte("alias=")); ok {
-			out = append(out, string(a))
-		}
-	}
-	return out
 }
