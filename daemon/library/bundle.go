@@ -303,6 +303,10 @@ func (l *Library) extractGolden(ctx context.Context, r *task.Run, from artifact.
 		r.Logf("golden image %s: the same bytes are there already", row.Name)
 		return nil
 	case err == nil:
+		// The old image goes only when the new one is known to be whole and to fit.
+		if err := l.readWhole(ctx, r, obj.SHA256); err != nil {
+			return err
+		}
 		if err := l.pool.DeleteGolden(ctx, row.ID); err != nil {
 			return err
 		}
@@ -314,6 +318,24 @@ func (l *Library) extractGolden(ctx context.Context, r *task.Run, from artifact.
 		return err
 	}
 	return l.saveGolden(ctx, row.ID, row, c, obj.SHA256)
+}
+
+// readWhole reads an image to its end as the pool would.
+func (l *Library) readWhole(ctx context.Context, r *task.Run, object string) error {
+	f, img, err := l.openImage(object)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	room, err := l.pool.Room(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = img.Blocks(ctx, max(1, room), func(off int64, b []byte) error { // 0 would be no limit
+		r.Progress(ctx, (off+int64(len(b)))/2, max(img.VirtualSize, off+int64(len(b))))
+		return nil
+	})
+	return explain(err)
 }
 
 // extractPlans writes scripts and plans. Each row is created or replaced under

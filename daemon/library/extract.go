@@ -2,6 +2,7 @@ package library
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -126,20 +127,48 @@ func planExtraction(b *artifact.Bundle, bundle domain.ArtifactBundle, have prese
 		return x, domain.Errorf(domain.Conflict, "artifact bundle "+bundle.Name, "these exist already: %s", strings.Join(taken, "; ")).
 			Fix("Extract with forceImport=true to replace them.", "Or delete them first.")
 	}
-	return x, inUse(x, have.profiles)
+	return x, inUse(x, have)
 }
 
-// inUse refuses to replace a deployment plan that a profile uses.
-func inUse(x extraction, profiles []domain.ServerProfile) error {
+// inUse refuses to replace what a profile uses: its deployment plan, and a
+// build plan or plan script below it that would become another.
+func inUse(x extraction, have present) error {
+	st := domain.State{BuildPlans: have.builds, DeploymentPlans: have.plans, Profiles: have.profiles}
 	for _, p := range x.plans {
-		for _, sp := range profiles {
-			if sp.OSDeploymentSettings != nil && strings.HasSuffix(sp.OSDeploymentSettings.OSDeploymentPlanURI, "/"+p.ID) {
-				return domain.Errorf(domain.Conflict, "deployment plan "+p.Name, "server profile %s uses it", sp.Name).
-					Fix("Unassign the plan from that profile, then extract again.")
-			}
+		p.HPProvided = false // a newer bundle may replace what came read-only
+		if err := domain.MayChangeDeploymentPlan(p, st); err != nil {
+			return err
+		}
+	}
+	for _, old := range have.builds {
+		i := slices.IndexFunc(x.builds, func(p domain.BuildPlan) bool { return p.BuildPlanID == old.BuildPlanID })
+		if i < 0 || sameBuild(old, x.builds[i]) {
+			continue
+		}
+		old.HPProvided = false
+		if err := domain.MayChangeBuildPlan(old, st); err != nil {
+			return err
+		}
+	}
+	for _, old := range have.scripts {
+		i := slices.IndexFunc(x.scripts, func(s domain.PlanScript) bool { return s.ID == old.ID })
+		if i < 0 || old.Content == x.scripts[i].Content {
+			continue
+		}
+		old.HPProvided = false
+		if err := domain.MayChangePlanScript(old, st); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// sameBuild says whether two build plans do the same.
+func sameBuild(a, b domain.BuildPlan) bool {
+	plain := func(p domain.BuildPlan) string {
+		return encode([]any{strings.ToLower(p.OEBuildPlanType), p.BuildStep, p.CustomAttributes})
+	}
+	return plain(a) == plain(b)
 }
 
 func missing(b *artifact.Bundle, object, kind, name string) error {

@@ -292,3 +292,69 @@ func TestReadOnlyBundleRefusesItsNewName(t *testing.T) {
 		t.Errorf("rename = %v", err)
 	}
 }
+
+func TestForcedExtractionLeavesWhatAProfileUses(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	one := sample()
+	b.well(b.UploadBundle(ctx, "admin", "one.zip", packed(t, one)))
+	first, err := b.cat.ArtifactBundles.ByName(ctx, "one")
+	fatal(t, err)
+	b.well(b.ExtractBundle(ctx, "admin", first.ArtifactsBundleID, false))
+	plan, err := b.cat.DeploymentPlans.ByName(ctx, "deploy")
+	fatal(t, err)
+	_, err = b.cat.ServerProfiles.Create(ctx, domain.ServerProfile{Resource: domain.Resource{Name: "web"},
+		OSDeploymentSettings: &domain.OSDeploymentSettings{OSDeploymentPlanURI: domain.OSDeploymentPlans + "/" + strings.ToUpper(plan.ID)}})
+	fatal(t, err)
+
+	script := func(content string) *artifact.Bundle {
+		return &artifact.Bundle{Name: "s", PlanScripts: []artifact.PlanScript{{ID: domain.NewID(), Name: "script", PlanType: "deploy", Content: content}}}
+	}
+	build := script("echo hello")
+	build.BuildPlans = []artifact.BuildPlan{{ID: domain.NewID(), Name: "build", Type: "deploy"}} // without its step
+	for name, c := range map[string]struct {
+		bundle *artifact.Bundle
+		want   string // in the error; empty: passes
+	}{
+		"plan":   {sample(), "deployment plan"},
+		"build":  {build, "OS build plan"},
+		"script": {script("echo other"), "plan script"},
+		"same":   {script("echo hello"), ""},
+	} {
+		b.well(b.UploadBundle(ctx, "admin", name+".zip", packed(t, c.bundle)))
+		row, err := b.cat.ArtifactBundles.ByName(ctx, name)
+		fatal(t, err)
+		end := b.wait(b.ExtractBundle(ctx, "admin", row.ArtifactsBundleID, true))
+		switch {
+		case c.want == "" && end.TaskState != domain.TaskCompleted:
+			t.Errorf("%s: task = %s %v, want Completed", name, end.TaskState, end.TaskErrors)
+		case c.want != "" && (end.TaskState != domain.TaskFailed || !strings.Contains(end.TaskErrors[0].Message, c.want) || !strings.Contains(end.TaskErrors[0].Message, "web")):
+			t.Errorf("%s: task = %s %v, want an error with %q that names the profile", name, end.TaskState, end.TaskErrors, c.want)
+		}
+	}
+}
+
+func TestReplacingAnImageByOneThatDoesNotFitKeepsTheOld(t *testing.T) {
+	b := newBench(t)
+	ctx := t.Context()
+	b.well(b.UploadGoldenImage(ctx, "admin", "image", "", "image.raw", bytes.NewReader(disk)))
+	old, err := b.cat.GoldenImages.ByName(ctx, "image")
+	fatal(t, err)
+	large := append(bytes.Clone(disk), disk...)
+	bundle := &artifact.Bundle{Name: "l", GoldenImages: []artifact.GoldenImage{{ID: domain.NewID(), Name: "image", PayloadSize: int64(len(large)),
+		Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(large)), nil }}}}
+	b.well(b.UploadBundle(ctx, "admin", "large.zip", packed(t, bundle)))
+	row, err := b.cat.ArtifactBundles.ByName(ctx, "large")
+	fatal(t, err)
+	for _, room := range []int64{int64(len(large)) - 512, 0} {
+		b.pool.room = room
+		if end := b.wait(b.ExtractBundle(ctx, "admin", row.ArtifactsBundleID, true)); end.TaskState != domain.TaskFailed {
+			t.Fatalf("room %d: task = %s, want Error", room, end.TaskState)
+		}
+		now, err := b.cat.GoldenImages.Get(ctx, old.ID)
+		fatal(t, err)
+		if now.CheckSum != old.CheckSum || !bytes.Equal(b.pool.images[old.ID], disk) {
+			t.Errorf("room %d: the old image is damaged", room)
+		}
+	}
+}
