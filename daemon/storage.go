@@ -175,7 +175,7 @@ func (r *storageRole) ImportGolden(ctx context.Context, id string, img *artifact
 		if err != nil {
 			return library.Expanded{}, err
 		}
-		c, err := img.Blocks(ctx, room, func(int64, []byte) error { return nil })
+		c, err := img.Blocks(ctx, max(1, room), func(int64, []byte) error { return nil }) // 0 would be no limit
 		if err != nil {
 			return library.Expanded{}, err
 		}
