@@ -57,8 +57,8 @@ func (v *VM) arguments(alone bool) []string {
 	} else {
 		for i := range v.consoles {
 			id := fmt.Sprintf("tty%d", i)
-			args = append(args, "-chardev", fmt.Sprintf("socket,id=%s,path=%s,server=off,logfile=%s,logappend=on",
-				id, quote(v.socket(fmt.Sprintf("line%d", i))), quote(v.logFile(i))), "-serial", "chardev:"+id)
+			args = append(args, "-chardev", fmt.Sprintf("socket,id=%s,path=%s,server=off",
+				id, quote(v.socket(fmt.Sprintf("line%d", i)))), "-serial", "chardev:"+id)
 		}
 		args = append(args,
 			"-chardev", "socket,id=rig,server=off,path="+quote(v.socket("qmpline")), "-mon", "chardev=rig,mode=control",

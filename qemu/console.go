@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"regexp"
 	"strings"
@@ -21,7 +22,9 @@ const (
 var ErrOff = errors.New("the bay is off")
 
 // A Console is a serial line of a VM: its text so far, what comes next, and
-// the keyboard. It stays when the VM is switched off and on.
+// the keyboard. It stays when the VM is switched off and on. All that the VM
+// says goes into its log file, too; QEMU's own would hold a character twice
+// whenever the line has to wait for its reader.
 type Console struct {
 	mu      sync.Mutex
 	text    []byte // plain text, the oldest dropped
@@ -29,13 +32,14 @@ type Console struct {
 	plain   plainer
 	changed chan struct{} // closed at each change
 	vm      net.Conn      // nil while off
+	log     io.Writer
 	viewers map[net.Conn]bool
 	on      bool
 	closed  bool
 }
 
-func newConsole() *Console {
-	return &Console{changed: make(chan struct{}), viewers: map[net.Conn]bool{}}
+func newConsole(log io.Writer) *Console {
+	return &Console{log: log, changed: make(chan struct{}), viewers: map[net.Conn]bool{}}
 }
 
 func (c *Console) wake() { // under mu
@@ -68,6 +72,7 @@ func (c *Console) serve(conn net.Conn) {
 
 func (c *Console) add(raw []byte) {
 	c.mu.Lock()
+	_, _ = c.log.Write(raw) // a full disk must not stop the line
 	c.text = c.plain.append(c.text, raw)
 	if drop := len(c.text) - consoleKeep; drop > 0 {
 		drop = min(len(c.text), drop+consoleKeep/8) // not at every write

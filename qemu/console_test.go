@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"regexp"
 	"strings"
@@ -36,7 +37,7 @@ func TestConsoleTextIsPlain(t *testing.T) {
 // plug returns a console with a VM that is on, and the VM's end of the line.
 func plug(t *testing.T) (*Console, net.Conn) {
 	t.Helper()
-	c := newConsole()
+	c := newConsole(io.Discard)
 	vm, line := net.Pipe()
 	done := make(chan struct{})
 	c.setPower(true)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -91,6 +92,7 @@ type VM struct {
 	lines    [2]*net.UnixListener // QEMU connects here
 	qmpLine  *net.UnixListener
 	closers  []func() error
+	logs     []*os.File // of the consoles
 	wg       sync.WaitGroup
 	ports    []*Port
 
@@ -113,7 +115,10 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1
 	}
-	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name), consoles: [2]*Console{newConsole(), newConsole()}}
+	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name)}
+	for i := range v.consoles {
+		v.consoles[i] = newConsole(io.Discard)
+	}
 	defer func() {
 		if err != nil {
 			v.Close()
@@ -124,6 +129,12 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 		return nil, err
 	}
 	for i := range v.lines {
+		file, err := os.OpenFile(v.logFile(i), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		v.logs = append(v.logs, file)
+		v.consoles[i].log = file
 		if v.lines[i], err = v.listen(fmt.Sprintf("line%d", i)); err != nil {
 			return nil, err
 		}
@@ -503,4 +514,7 @@ func (v *VM) Close() {
 		c.close()
 	}
 	v.wg.Wait()
+	for _, f := range v.logs {
+		f.Close() // a second Close is no harm
+	}
 }
