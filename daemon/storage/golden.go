@@ -281,7 +281,7 @@ func (s *Storage) DeleteGolden(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
-	g, err := s.book.retire(id)
+	g, err := s.book.retire(ctx, id)
 	if errors.Is(err, ErrNotFound) {
 		return nil
 	}

@@ -201,7 +201,17 @@ func (l *ledger) moveThin(ctx context.Context, v Volume) (Volume, error) {
 }
 
 // retire marks an image as no longer ready, unless a volume is cloned from it.
-func (l *ledger) retire(id string) (Golden, error) {
+// That is on record when it returns: after a crash, an image that has lost its
+// blocks must not look whole.
+func (l *ledger) retire(ctx context.Context, id string) (Golden, error) {
+	g, err := l.unready(id)
+	if err != nil {
+		return Golden{}, err
+	}
+	return g, l.putGolden(ctx, g)
+}
+
+func (l *ledger) unready(id string) (Golden, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	g, ok := l.goldens[id]

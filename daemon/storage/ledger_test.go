@@ -64,7 +64,8 @@ func TestNumbersAreNeverSharedOrForgotten(t *testing.T) {
 
 func TestGoldenWithClonesStays(t *testing.T) {
 	ctx := context.Background()
-	l := newBook(t, NewMemory())
+	rec := NewMemory()
+	l := newBook(t, rec)
 	g, _ := l.addGolden(ctx, "g", 8192)
 	g.Ready = true
 	if err := l.putGolden(ctx, g); err != nil {
@@ -77,17 +78,20 @@ func TestGoldenWithClonesStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.retire("g"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "web") {
+	if _, err := l.retire(ctx, "g"); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), "web") {
 		t.Errorf("retire = %v, want ErrInUse naming the volume", err)
 	}
 	if err := l.dropVolume(ctx, v.ID); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.retire("g"); err != nil {
+	if _, err := l.retire(ctx, "g"); err != nil {
 		t.Error(err)
 	}
 	if _, err := l.addVolume(ctx, Spec{ID: uuid.NewString(), GoldenID: "g", SizeBytes: 8192}); !errors.Is(err, ErrNotFound) {
 		t.Errorf("clone of a retired image: %v", err)
+	}
+	if l = newBook(t, rec); l.goldens["g"].Ready { // as after a crash
+		t.Error("a retired image is ready again after a restart")
 	}
 }
 
