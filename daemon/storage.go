@@ -199,10 +199,14 @@ func (r *storageRole) DeleteGolden(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := st.DeleteGolden(ctx, id); err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return kinds(err, "golden image "+id)
+	err = st.DeleteGolden(ctx, id)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil
+	case errors.Is(err, storage.ErrInUse):
+		return (&domain.Error{Kind: domain.Conflict, Object: "golden image " + id, Err: err}).Fix("Delete that OS volume first, from the trash too.")
 	}
-	return nil
+	return kinds(err, "golden image "+id)
 }
 
 // Room implements library.Pool: what is free below the guard's limit.
@@ -409,6 +413,24 @@ func (r *storageRole) Disk(ctx context.Context, id string) (io.ReadCloser, int64
 	return f, size, err
 }
 
+// roomToCopy refuses what would fill the pool beyond the guard's limit: below it
+// run servers.
+func (r *storageRole) roomToCopy(ctx context.Context, id string) error {
+	used, err := r.Used(ctx, id)
+	if err != nil {
+		return err
+	}
+	room, err := r.Room(ctx)
+	if err != nil {
+		return err
+	}
+	if used > room {
+		return domain.Errorf(domain.Full, "OS volume "+id, "a copy needs up to %d bytes, the pool has room for %d", used, room).
+			Fix("Delete volumes from the trash, or golden images that are not needed.")
+	}
+	return nil
+}
+
 // Copy implements deploy.Personaliser.
 func (r *storageRole) Copy(ctx context.Context, from, to string) error {
 	src, size, err := r.openVolume(from, false)
@@ -423,6 +445,9 @@ func (r *storageRole) Copy(ctx context.Context, from, to string) error {
 	defer dst.Close()
 	if room < size {
 		return domain.Errorf(domain.Internal, "OS volume "+to, "has %d bytes, %d are to be copied", room, size)
+	}
+	if err := r.roomToCopy(ctx, from); err != nil {
+		return err
 	}
 	if err := copySparse(ctx, dst, src); err != nil {
 		return fmt.Errorf("copy OS volume %s: %w", from, err)
