@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -56,7 +57,7 @@ func (a *app) artifactsCmd() *cobra.Command {
 }
 
 func allArtifacts(ctx context.Context, c *client) ([]artifactLine, error) {
-	var all []artifactLine
+	all := []artifactLine{}
 	bundles, err := list[domain.ArtifactBundle](ctx, c, domain.ArtifactBundles)
 	if err != nil {
 		return nil, err
@@ -159,12 +160,13 @@ func (a *app) extractCmd() *cobra.Command {
 			}
 			return a.extract(cmd.Context(), c, b.URI, force)
 		}}
+	a.oneArg(cmd, entityNames[domain.ArtifactBundle](domain.ArtifactBundles))
 	cmd.Flags().BoolVar(&force, "force", false, "replace artifacts of the same names")
 	return cmd
 }
 
 func (a *app) deleteArtifactCmd() *cobra.Command {
-	return &cobra.Command{Use: "delete NAME", Short: "Delete an artifact that nothing uses", Args: cobra.ExactArgs(1),
+	return a.oneArg(&cobra.Command{Use: "delete NAME", Short: "Delete an artifact that nothing uses", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			c, err := a.connect(ctx)
@@ -194,9 +196,8 @@ func (a *app) deleteArtifactCmd() *cobra.Command {
 			if t.URI != "" && !t.Ended() {
 				return a.follow(ctx, c, t)
 			}
-			fmt.Fprintf(a.out, "deleted %s %s\n", hits[0].Kind, hits[0].Name)
-			return nil
-		}}
+			return a.print(hits[0], func(w io.Writer) { fmt.Fprintf(w, "deleted %s %s\n", hits[0].Kind, hits[0].Name) })
+		}}, artifactNames)
 }
 
 func (a *app) deployCmd() *cobra.Command {
@@ -244,10 +245,11 @@ func (a *app) deployCmd() *cobra.Command {
 	cmd.Flags().StringVar(&server, "server-hardware", "", "name, serial number or UUID of the compute module")
 	cmd.Flags().StringVar(&name, "name", "", "name of the server profile (default: the server's)")
 	cmd.Flags().StringArrayVar(&attrs, "set", nil, "value of a custom attribute, NAME=VALUE")
-	if err := cmd.MarkFlagRequired("server-hardware"); err != nil {
-		panic(err)
+	if err := errors.Join(cmd.MarkFlagRequired("server-hardware"),
+		cmd.RegisterFlagCompletionFunc("server-hardware", a.completion(entityNames[domain.ServerHardware](domain.ServerHardwares)))); err != nil {
+		panic(err) // the flag is above
 	}
-	return cmd
+	return a.oneArg(cmd, entityNames[domain.DeploymentPlan](domain.DeploymentPlans))
 }
 
 func findServer(ctx context.Context, c *client, key string) (domain.ServerHardware, error) {

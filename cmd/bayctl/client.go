@@ -249,7 +249,7 @@ type collection[T any] struct {
 
 // list reads a whole collection.
 func list[T any](ctx context.Context, c *client, uri string) ([]T, error) {
-	var all []T
+	all := []T{} // in JSON, none is a list too
 	for next := uri + "?start=0&count=-1"; next != ""; {
 		var page collection[T]
 		if _, err := c.do(ctx, http.MethodGet, next, nil, &page); err != nil {

@@ -69,6 +69,9 @@ func newRoot(a *app) *cobra.Command {
 	f.StringVar(&a.server, "server", os.Getenv("BAYSTREAM_SERVER"), "https://ADDRESS of the deployment server")
 	f.StringVar(&a.caFile, "ca", os.Getenv("BAYSTREAM_CA"), "file with the CA certificate to trust (PEM)")
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
+	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
+		panic(err) // the flag is above
+	}
 	root.AddCommand(a.statusCmd(), a.hwCmd(), a.netCmd(), a.storageCmd(), a.volumesCmd(), a.artifactsCmd(),
 		a.serversCmd(), a.profilesCmd(), a.deployCmd(), a.tasksCmd(), a.logsCmd(), a.setupCmd(), a.loginCmd(), a.logoutCmd())
 	return root

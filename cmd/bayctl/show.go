@@ -251,7 +251,7 @@ func (a *app) volumesCmd() *cobra.Command {
 	cmd := listing(a, "volumes", "OS volumes", domain.OSVolumes, []any{"name", "state", "size", "profile", "portal", "iqn"}, func(v domain.OSVolume) []any {
 		return []any{v.Name, v.State, size(v.Size), v.ServerProfileName, v.OEVolumeIP, v.OEVolumeIQN}
 	})
-	cmd.AddCommand(&cobra.Command{Use: "log VOLUME", Short: "Log of the deployment that made a volume", Args: cobra.ExactArgs(1),
+	cmd.AddCommand(a.deleteVolumeCmd(), a.oneArg(&cobra.Command{Use: "log VOLUME", Short: "Log of the deployment that made a volume", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect(cmd.Context())
 			if err != nil {
@@ -259,8 +259,55 @@ func (a *app) volumesCmd() *cobra.Command {
 			}
 			// The volume of a failed deployment is gone, its log is not.
 			return a.stream(cmd.Context(), c, domain.OSVolumes+"/archive/"+url.PathEscape(path.Base(args[0])))
-		}})
+		}}, entityNames[domain.OSVolume](domain.OSVolumes)))
 	return cmd
+}
+
+func (a *app) deleteVolumeCmd() *cobra.Command {
+	var purge bool
+	cmd := &cobra.Command{Use: "delete VOLUME", Short: "Move a volume that no profile uses to the trash; --purge destroys one that is there", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			c, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			all, err := list[domain.OSVolume](ctx, c, domain.OSVolumes)
+			if err != nil {
+				return err
+			}
+			uri, err := pickVolume(all, args[0], purge)
+			if err != nil {
+				return err
+			}
+			var t domain.Task
+			if _, err := c.do(ctx, http.MethodDelete, fmt.Sprintf("%s?purge=%v", uri, purge), nil, &t); err != nil {
+				return err
+			}
+			return a.follow(ctx, c, t)
+		}}
+	cmd.Flags().BoolVar(&purge, "purge", false, "destroy a volume in the trash now, with all that is on it")
+	return a.oneArg(cmd, entityNames[domain.OSVolume](domain.OSVolumes))
+}
+
+// pickVolume finds the one volume, in the trash or not, that key means.
+func pickVolume(all []domain.OSVolume, key string, trash bool) (string, error) {
+	var hits []string
+	for _, v := range all {
+		if key == v.URI || strings.EqualFold(key, v.OEVolumeID) {
+			return v.URI, nil
+		}
+		if key == v.Name && (v.State == domain.VolumeTrash) == trash {
+			hits = append(hits, v.URI)
+		}
+	}
+	switch len(hits) {
+	case 1:
+		return hits[0], nil
+	case 0:
+		return "", fmt.Errorf("no OS volume %q, in the trash %v: see bayctl volumes", key, trash)
+	}
+	return "", fmt.Errorf("%d OS volumes are named %q: give the uri, such as %s", len(hits), key, hits[0])
 }
 
 func (a *app) serversCmd() *cobra.Command {
@@ -282,7 +329,7 @@ func (a *app) profilesCmd() *cobra.Command {
 		}
 		return []any{p.Name, p.State, p.SerialNumber, vol}
 	})
-	cmd.AddCommand(&cobra.Command{Use: "delete PROFILE", Short: "Delete a server profile; its volume moves to the trash", Args: cobra.ExactArgs(1),
+	cmd.AddCommand(a.oneArg(&cobra.Command{Use: "delete PROFILE", Short: "Delete a server profile; its volume moves to the trash", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect(cmd.Context())
 			if err != nil {
@@ -297,7 +344,7 @@ func (a *app) profilesCmd() *cobra.Command {
 				return err
 			}
 			return a.follow(cmd.Context(), c, t)
-		}})
+		}}, entityNames[domain.ServerProfile](domain.ServerProfiles)))
 	return cmd
 }
 
@@ -341,7 +388,7 @@ func (a *app) tasksCmd() *cobra.Command {
 			})
 		}}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "follow until the end")
-	return cmd
+	return a.oneArg(cmd, taskIDs)
 }
 
 func showTask(w io.Writer, t domain.Task) {
