@@ -130,7 +130,7 @@ func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg 
 var benchEnd = regexp.MustCompile(`bench (end|failed: [^\r\n]*)[\r\n]`)
 
 // boots is how often each kind of boot is measured.
-const boots = 3
+const boots = 2
 
 // boot measures power-on to REST: the first boot with a blank data disk, the
 // second with the same disk. Peers are the same kernel, machine and command

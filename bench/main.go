@@ -192,7 +192,3 @@ func (b *bench) imageSize(_ context.Context, f figures) error {
 func (b *bench) clone(ctx context.Context, f figures) error {
 	return b.tests(ctx, f, "baystream/daemon/storage", "TestBenchInVM")
 }
-
-func (b *bench) iscsi(ctx context.Context, f figures) error {
-	return b.tests(ctx, f, "baystream/bench/iscsi", "TestBenchInVM")
-}
