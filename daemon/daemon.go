@@ -4,7 +4,8 @@
 //	hardware ─ network ─ data disk ─ authority ─ domain state ─ REST      (management role)
 //	                                     └── kernel modules ─ storage ─ tasks ─ boot service  (storage role)
 //
-// Management comes up first and answers; the storage role follows beside it.
+// Management comes up first and answers; the storage role follows beside it, also
+// when there is no management network to answer on.
 // What cannot come up is a part with a status and a remedy on the health board
 // (board.go), tried again where that can help; it does not take the others
 // down. When Run returns, volumes serve on: they live in the kernel.
@@ -22,6 +23,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -78,6 +80,8 @@ const localReserve = 160 << 20
 func Run(ctx context.Context, cfg Config) error {
 	d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now()}
 	d.probe()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 
 	modules := make(chan error, 1)
@@ -128,6 +132,37 @@ func Run(ctx context.Context, cfg Config) error {
 		Attributes: attributesJSON, Appliance: d.name(), Log: d.log.With("part", "library"),
 	})
 
+	defer func() { // when it fails half-way; the domain state ends last
+		cancel()
+		_ = g.Wait()
+	}()
+	answering := make(chan struct{})
+	ready := sync.OnceFunc(d.ready)
+	behindREST := func(run func(context.Context) error) func() error {
+		return func() error {
+			behind(ctx, answering, restFirst)
+			if ctx.Err() != nil {
+				return nil
+			}
+			return run(ctx)
+		}
+	}
+	g.Go(behindREST(d.role.run))
+	g.Go(behindREST(func(ctx context.Context) error {
+		select {
+		case <-d.role.settled:
+			return engine.Run(ctx) // tasks wait for storage, so that none fails for want of it
+		case <-ctx.Done():
+			return nil
+		}
+	}))
+	g.Go(behindREST(d.boot))
+	g.Go(behindREST(func(ctx context.Context) error { return d.emptyTrash(ctx, deployer) }))
+	g.Go(behindREST(func(ctx context.Context) error {
+		ready()
+		return d.beat(ctx)
+	}))
+
 	listener, err := d.listen(ctx, authority)
 	if err != nil {
 		return err
@@ -141,25 +176,34 @@ func Run(ctx context.Context, cfg Config) error {
 		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"),
 	})
 	g.Go(func() error { return server.Serve(ctx, listener, authority.TLS()) })
-	g.Go(func() error { return d.role.run(ctx) })
-	g.Go(func() error {
-		select {
-		case <-d.role.settled:
-			return engine.Run(ctx) // tasks wait for storage, so that none fails for want of it
-		case <-ctx.Done():
-			return nil
-		}
-	})
-	g.Go(func() error { return d.boot(ctx) })
-	g.Go(func() error { return d.emptyTrash(ctx, deployer) })
-	g.Go(func() error { return d.beat(ctx) })
-
+	close(answering)
 	d.cfg.Console("REST ready https://%s", listener.Addr())
+	ready()
+	d.log.Info("appliance ready", "address", listener.Addr().String(), "version", cfg.Version)
+	return g.Wait()
+}
+
+// restFirst is how long the storage role leaves the machine to REST. Without a
+// management address it comes up all the same: servers wait for their volumes.
+const restFirst = 10 * time.Second
+
+// behind waits until answering is closed, for limit at the most, or until ctx
+// ends.
+func behind(ctx context.Context, answering <-chan struct{}, limit time.Duration) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-answering:
+	case <-t.C:
+	}
+}
+
+// ready tells the service manager that the appliance does its work.
+func (d *Daemon) ready() {
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		d.log.Warn("notify readiness", "err", err)
 	}
-	d.log.Info("appliance ready", "address", listener.Addr().String(), "version", cfg.Version)
-	return g.Wait()
 }
 
 // probe reads what this module is. What cannot be read is a warning: a module
