@@ -1,8 +1,11 @@
 package deploy
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"baystream/daemon/domain"
 )
@@ -124,5 +127,27 @@ func TestADeletionSentTwiceOnlyTrashesTheVolume(t *testing.T) {
 	b.wait(first, nil)
 	if end := b.wait(second, nil); end.TaskState != domain.TaskCompleted || b.storage.volumes[id] == nil {
 		t.Errorf("task %s, volume kept %v; want it in the trash", end.TaskState, b.storage.volumes[id] != nil)
+	}
+}
+
+func TestLogsOfLongGoneVolumesGo(t *testing.T) {
+	b := newBench(t, "hello @HostName@")
+	p := b.deploy("web1")
+	var ids []string
+	for i := range keepLogs + 2 {
+		id := domain.NewID()
+		fatal(t, os.WriteFile(filepath.Join(b.dir, id+".log"), []byte("x"), 0o600))
+		at := time.Unix(int64(2_000_000_000+i), 0)
+		fatal(t, os.Chtimes(filepath.Join(b.dir, id+".log"), at, at))
+		ids = append(ids, id)
+	}
+	old := time.Unix(1, 0)
+	fatal(t, os.Chtimes(filepath.Join(b.dir, volumeOf(p)+".log"), old, old))
+	fatal(t, b.EmptyTrash(t.Context(), time.Now()))
+	for i, id := range append(ids, volumeOf(p)) {
+		_, err := os.Stat(filepath.Join(b.dir, id+".log"))
+		if gone := os.IsNotExist(err); gone != (i < 2) {
+			t.Errorf("log %d is gone: %v (%v)", i, gone, err)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -476,9 +477,41 @@ func (d *Deployer) deleteVolume(ctx context.Context, r *task.Run) error {
 	return d.toTrash(ctx, id)
 }
 
-// EmptyTrash destroys the volumes whose time is over; call it now and then.
+// keepLogs is how many logs of deployments stay whose volumes are gone. A log
+// may have 8 MiB, and the domain state lives on the same partition.
+const keepLogs = 20
+
+// pruneLogs removes the oldest logs beyond keepLogs of volumes that are gone.
+func (d *Deployer) pruneLogs(volumes []domain.OSVolume) error {
+	entries, err := os.ReadDir(d.logs)
+	if err != nil {
+		return err
+	}
+	var gone []os.FileInfo
+	for _, e := range entries {
+		id := strings.TrimSuffix(e.Name(), ".log")
+		if slices.ContainsFunc(volumes, func(v domain.OSVolume) bool { return v.OEVolumeID == id }) {
+			continue
+		}
+		if info, err := e.Info(); err == nil { // else it went meanwhile
+			gone = append(gone, info)
+		}
+	}
+	slices.SortFunc(gone, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	var errs []error
+	for _, info := range gone[min(keepLogs, len(gone)):] {
+		errs = append(errs, os.Remove(filepath.Join(d.logs, info.Name())))
+	}
+	return errors.Join(errs...)
+}
+
+// EmptyTrash destroys the volumes whose time is over, and the logs that nobody
+// will read; call it now and then.
 func (d *Deployer) EmptyTrash(ctx context.Context, now time.Time) error {
 	volumes, err := d.state.OSVolumes.List(ctx)
+	if err == nil {
+		err = d.pruneLogs(volumes)
+	}
 	if err != nil || d.storage.Ready() != nil {
 		return err
 	}
