@@ -33,6 +33,7 @@ func (s *site) biosServer(t *testing.T) {
 	hw := s.register(t, "an old server", id.UUID, id.Serial, []string{mac.String()})
 	s.deploy(t, "old-1", hw, s.plan, attributes("HostName", "old-1", "Address", "-"))
 	must(t, vm.PowerOn(qemu.Context(t, 10*time.Second)))
+	// SeaBIOS breaks lines after 80 characters.
 	_, err = vm.WaitConsole(qemu.Context(t, 40*time.Second), regexp.MustCompile(`Baystream: an old server boots from iqn\.`))
 	must(t, err)
 	_, err = vm.WaitConsole(qemu.Context(t, 20*time.Second), regexp.MustCompile(`Registered SAN device 0x80`))
