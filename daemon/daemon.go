@@ -84,12 +84,7 @@ func Run(ctx context.Context, cfg Config) error {
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 
-	modules := make(chan error, 1)
-	go func() { modules <- loadModules(networkModules) }()
 	if d.onModule() {
-		if err := <-modules; err != nil {
-			d.log.Warn("kernel modules of the network", "err", err)
-		}
 		d.net = newNetwork(d)
 		g.Go(func() error { return d.net.run(ctx) })
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/u-root/u-root/pkg/kmodule"
@@ -29,12 +30,17 @@ func loadModules(names []string) error {
 	if err != nil {
 		return fmt.Errorf("kernel modules: %w", err)
 	}
+	missing := slices.DeleteFunc(slices.Clone(names), func(name string) bool { return hasModule(string(loaded), name) })
+	if len(missing) == 0 {
+		return nil
+	}
+	prober, err := kmodule.NewProber(kmodule.ProbeOpts{})
+	if err != nil {
+		return fmt.Errorf("kernel modules: %w", err)
+	}
 	var errs []error
-	for _, name := range names {
-		if hasModule(string(loaded), name) {
-			continue
-		}
-		if err := kmodule.Probe(name, moduleParams[name]); err != nil {
+	for _, name := range missing {
+		if err := prober.Probe(name, moduleParams[name]); err != nil {
 			errs = append(errs, fmt.Errorf("kernel module %s: %w", name, err))
 		}
 	}

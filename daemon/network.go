@@ -75,6 +75,10 @@ func (n *network) run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	events := netcfg.Watch(ctx)
+	n.syncManagement(ctx, mgmt)
+	if err := loadModules(networkModules); err != nil {
+		n.d.log.Warn("kernel modules of the network", "err", err)
+	}
 	if !n.d.mgmt.Address.IsValid() && mgmt.Name != "" {
 		g.Go(func() error {
 			return netcfg.DHCP(ctx, mgmt.Name, n.d.log.With("part", "dhcp client"), func(l netcfg.Lease) {
@@ -106,6 +110,19 @@ func (n *network) wake() {
 	select {
 	case n.changed <- struct{}{}:
 	default:
+	}
+}
+
+// syncManagement brings up the management port alone, so that REST need not
+// wait for the drivers of bonds and VLANs. A fault is left to sync.
+func (n *network) syncManagement(ctx context.Context, mgmt netcfg.NIC) {
+	if mgmt.Name == "" || !n.d.mgmt.Address.IsValid() {
+		return
+	}
+	want := netcfg.ModuleConfig(mgmt, nil, n.d.mgmt, netcfg.Deployment{})
+	if _, err := netcfg.Sync(ctx, want); err == nil {
+		n.announce(ctx, want)
+		n.once.Do(func() { close(n.ready) })
 	}
 }
 

@@ -22,7 +22,7 @@ func (v *VM) arguments(alone bool) []string {
 	if c.ICount {
 		accel, cpu, cpus = "tcg,thread=single", tcg.CPU, 1
 	}
-	machine := "q35"
+	machine := "q35,sata=off" // no empty controller to probe: disks are virtio
 	if c.Kernel == "" && c.Firmware == BIOS {
 		machine += ",graphics=off" // SeaBIOS and its boot screens on the serial line
 	}

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/diskfs/go-diskfs/partition/gpt"
 	"golang.org/x/sys/unix"
@@ -145,14 +147,7 @@ func PrepareDisk(ctx context.Context, o DiskOptions) (Disk, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Candidates == nil {
-		o.Candidates = wholeDisks("/")
-	}
-	var facts []DiskFacts
-	for _, p := range o.Candidates {
-		facts = append(facts, readDisk("/", p))
-	}
-	chosen, blank, err := ChooseDisk(facts)
+	chosen, blank, err := o.choose(ctx)
 	if err != nil {
 		return Disk{}, fmt.Errorf("storage: %w", err)
 	}
@@ -162,6 +157,57 @@ func PrepareDisk(ctx context.Context, o DiskOptions) (Disk, error) {
 	}
 	o.Log.Info("data disk ready", "disk", d.Path, "created", d.Created, "bytes", chosen.Size)
 	return d, nil
+}
+
+// Disks of buses that are scanned beside the boot appear late. Ours may be the
+// last, so another, blank one is not taken before they had their time.
+const (
+	lateDisks = 3 * time.Second // with such a bus, or without any disk
+	lookAgain = 20 * time.Millisecond
+)
+
+// choose looks at the candidates, or at all disks until there is one to take.
+func (o DiskOptions) choose(ctx context.Context) (chosen DiskFacts, blank bool, err error) {
+	if o.Candidates != nil {
+		return ChooseDisk(allFacts(o.Candidates))
+	}
+	end := time.Now().Add(lateDisks)
+	for first, known := true, []string(nil); ; first = false {
+		disks := wholeDisks("/")
+		if first || !slices.Equal(disks, known) {
+			known = disks
+			chosen, blank, err = ChooseDisk(allFacts(disks))
+		}
+		late := len(disks) == 0 || scansBuses("/")
+		if err == nil && !blank || !late || time.Now().After(end) {
+			return chosen, blank, err
+		}
+		select {
+		case <-ctx.Done():
+			return chosen, blank, ctx.Err()
+		case <-time.After(lookAgain):
+		}
+	}
+}
+
+func allFacts(disks []string) []DiskFacts {
+	var facts []DiskFacts
+	for _, p := range disks {
+		facts = append(facts, readDisk("/", p))
+	}
+	return facts
+}
+
+// scansBuses tells whether there are controllers whose disks appear later than
+// they do: those of SCSI and SATA, and of NVMe. Virtio's block devices are there
+// when their driver is.
+func scansBuses(root string) bool {
+	for _, class := range []string{"scsi_host", "nvme"} {
+		if es, err := os.ReadDir(filepath.Join(root, "sys/class", class)); err == nil && len(es) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 func (d *Disk) prepare(ctx context.Context, facts DiskFacts, o DiskOptions) error {

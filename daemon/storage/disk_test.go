@@ -245,3 +245,24 @@ func FuzzReadTable(f *testing.F) {
 		}
 	})
 }
+
+func TestBusesThatAreScanned(t *testing.T) {
+	root := t.TempDir()
+	if scansBuses(root) {
+		t.Error("a machine without controllers scans")
+	}
+	for _, dir := range []string{"sys/class/scsi_host", "sys/class/nvme"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if scansBuses(root) {
+		t.Error("drivers without controllers scan")
+	}
+	if err := os.Mkdir(filepath.Join(root, "sys/class/nvme/nvme0"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if !scansBuses(root) {
+		t.Error("an NVMe controller does not scan")
+	}
+}
