@@ -5,5 +5,5 @@
 //
 // One frame serves most of the stories, since a boot is what costs; they are
 // told in order, each as a subtest that can be run alone (go test -run
-// TestFrameStreams/Killed).
+// TestFrameStreams/DaemonKilled).
 package scenario

@@ -24,11 +24,9 @@ func TestFrameStreams(t *testing.T) {
 
 	tell := func(name string, story func(t *testing.T)) {
 		t.Helper()
-		began := time.Now()
 		if !t.Run(name, story) {
 			t.FailNow() // the next would only say the same in other words
 		}
-		t.Logf("%s took %.1f s", name, time.Since(began).Seconds())
 	}
 
 	tell("ServerBootsWithItsPersonality", func(t *testing.T) {
