@@ -2,6 +2,8 @@ package scenario
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,10 +13,9 @@ import (
 
 	"baystream/qemu"
 	"baystream/qemu/golden"
-)
 
-// A key that nobody has the other half of.
-const authorizedKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHVuZXNlZW5rZXl1bnNlZW5rZXl1bnNlZW5rZXkx test"
+	"golang.org/x/crypto/ssh"
+)
 
 // TestFrameDebianReachesItsLogIn boots a real Debian from its OS volume.
 func TestFrameDebianReachesItsLogIn(t *testing.T) {
@@ -35,13 +36,17 @@ func TestFrameDebianReachesItsLogIn(t *testing.T) {
 		attrs = append(attrs, attribute{Name: a.Name, Type: a.Type, Constraints: "{}", Editable: true, Visible: true})
 	}
 	plan := s.scriptPlan(t, golden.PlanScriptName, golden.PlanScript, task.Resource.URI, attrs...)
-	s.deploy(t, "deb-1", s.registerBay(t, 1), plan, attributes("HostName", "deb-1", "Address", "203.0.113.7/24", "SSHKey", authorizedKey))
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	key, err := ssh.NewPublicKey(public)
+	must(t, err)
+	s.deploy(t, "deb-1", s.registerBay(t, 1), plan, attributes("HostName", "deb-1", "Address", "203.0.113.7/24", "SSHKey", strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))))
 	b := s.Compute(1)
 	must(t, b.PowerOn(qemu.Context(t, 10*time.Second)))
 	m, err := b.WaitConsole(qemu.Context(t, 2*time.Minute), regexp.MustCompile(`BAYSTREAM PERSONALITY hostname=(\S+) address=(\S+) key=(\S+) hostkey=(\S+)\s`))
 	must(t, err)
-	if m[1] != "deb-1" || m[2] != "203.0.113.7/24" || !strings.HasPrefix(m[3], "SHA256:") {
-		t.Errorf("Debian is %s with address %s and key %s, want deb-1 with 203.0.113.7/24 and a key", m[1], m[2], m[3])
+	if m[1] != "deb-1" || m[2] != "203.0.113.7/24" || m[3] != ssh.FingerprintSHA256(key) {
+		t.Errorf("Debian is %s with address %s and key %s, want deb-1 with 203.0.113.7/24 and %s", m[1], m[2], m[3], ssh.FingerprintSHA256(key))
 	}
 	_, err = b.WaitConsole(qemu.Context(t, time.Minute), regexp.MustCompile(`deb-1 login: `))
 	must(t, err)
