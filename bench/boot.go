@@ -96,6 +96,7 @@ func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg 
 		},
 	}
 	cfg.MemoryMiB = 2048
+	cfg.Cmdline += " " + b.cmdline
 	cfg.Disks = []qemu.Disk{{Path: filepath.Join(b.work, name+".raw"), Size: diskBytes, Serial: "bench"}}
 	for _, slot := range []int{1, 3, 6} {
 		cfg.NICs = append(cfg.NICs, qemu.NIC{Slot: slot, MAC: net.HardwareAddr{2, 'a', 0, 1, 1, byte(slot)},

@@ -48,6 +48,7 @@ type bench struct {
 	work         string // for files of VMs
 	out          io.Writer
 	verbose      bool
+	cmdline      string // more for the kernel of appliances, to try things
 }
 
 // figures are what groups measured, by name; several samples in order.
@@ -88,6 +89,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	flags.StringVar(&b.image, "image", "build/image", "measure the image in `DIR`")
 	flags.StringVar(&b.cache, "cache", "build/cache", "keep packages in `DIR`")
 	flags.BoolVar(&b.verbose, "v", false, "show the VMs' consoles")
+	flags.StringVar(&b.cmdline, "append", "", "more kernel `ARGUMENTS` for the appliance, to try things")
 	only := flags.String("run", "", "only groups that match `REGEXP`")
 	if err := flags.Parse(args); err != nil {
 		return err

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -107,6 +109,9 @@ func sayMemory(prefix string) error {
 	m, err := memory("/proc/meminfo")
 	if err != nil {
 		return err
+	}
+	if b, err := os.ReadFile("/proc/sys/vm/min_free_kbytes"); err == nil {
+		say("bench %s-min-free-kib %s", prefix, bytes.TrimSpace(b))
 	}
 	say("bench %s-used-kib %d", prefix, m["MemTotal"]-m["MemAvailable"])
 	for _, name := range where {

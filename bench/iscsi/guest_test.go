@@ -192,7 +192,7 @@ func exportBare(t *testing.T, dev string) {
 	write(tpg+"/enable", "1")
 }
 
-// exportTGT exports a device by tgt, past the page cache as LIO does.
+// exportTGT exports a device by tgt with its aio store, which goes past the page cache as LIO does.
 func exportTGT(t *testing.T, dev string) {
 	t.Helper()
 	for _, d := range []string{"/var/run", "/run"} {
@@ -216,7 +216,7 @@ func exportTGT(t *testing.T, dev string) {
 	}
 	for _, args := range []string{
 		"--op new --mode target --tid 1 -T " + tgtIQN,
-		"--op new --mode logicalunit --tid 1 --lun 1 --bstype aio --bsoflags direct -b " + dev,
+		"--op new --mode logicalunit --tid 1 --lun 1 --bstype aio -b " + dev,
 		"--op bind --mode target --tid 1 -I ALL",
 	} {
 		if out, err := exec.Command("/usr/sbin/tgtadm", append([]string{"--lld", "iscsi"}, strings.Fields(args)...)...).CombinedOutput(); err != nil {
