@@ -65,10 +65,10 @@ type InitConfig struct {
 const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=panic no_timer_check"
 
 // BootModules are loaded by the first process before anything else: what no
-// device asks for and others look for as they are loaded, here the fast
-// checksum. Each costs boot time, so what only the daemon needs is not among
-// them.
-var BootModules = []string{"crc32c-intel"}
+// device asks for, here the fast checksum, which others look for as they are
+// loaded, and a file system that it mounts. Each costs boot time, so what only
+// the daemon needs is not among them.
+var BootModules = []string{"crc32c-intel", "configfs"}
 
 // DriverModules are in the image for the first process to load when a device
 // asks for them: disks, network, console and input, watchdogs. Mellanox cards
@@ -86,7 +86,7 @@ var DriverModules = []string{
 // the kernel to ask for. Several names are built into one flavour and modules
 // of the other.
 var DaemonModules = []string{
-	"ext4", "configfs", "efivarfs",
+	"ext4", "efivarfs",
 	"dm-mod", "dm-thin-pool", "drbd",
 	"target_core_mod", "target_core_iblock", "iscsi_target_mod",
 	"bonding", "8021q", "af_packet",

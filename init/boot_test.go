@@ -126,7 +126,7 @@ func TestFailedStepsAreTriedAgainWithoutHurry(t *testing.T) {
 func TestBootStepsAreInOrder(t *testing.T) {
 	at := map[string]int{}
 	p := newInit()
-	for i, s := range slices.Concat(p.bootSteps(), p.besideSteps()) {
+	for i, s := range slices.Concat(p.bootSteps(), p.lateSteps()) {
 		if _, dup := at[s.name]; dup || s.name == "" || s.do == nil {
 			t.Errorf("step %d %q: no name, named twice, or nothing to do", i, s.name)
 		}

@@ -47,12 +47,16 @@ func (c *coldplug) all() error { return c.plug([]string{"*"}) }
 // plug loads the drivers of all devices of these kinds, and of those that
 // appear thereby, until no more appear.
 func (c *coldplug) plug(kinds []string) error {
+	var patterns []string
+	for _, k := range kinds {
+		patterns = append(patterns, canonical(k))
+	}
 	var errs []error
 	for {
 		var want []string
 		for _, m := range modaliases(c.root) {
 			name := canonical(m)
-			if slices.ContainsFunc(kinds, func(k string) bool { return aliasMatches(canonical(k), name) }) {
+			if slices.ContainsFunc(patterns, func(k string) bool { return aliasMatches(k, name) }) {
 				want = append(want, c.drivers(m)...)
 			}
 		}
@@ -175,7 +179,7 @@ func (p *initProcess) plugUrgent(context.Context) error {
 		if p.hotplug, hotErr = listenHotplug(); hotErr != nil {
 			p.log.Warn("devices that are added later get no driver", "err", hotErr)
 		}
-		p.devices = newColdplug("/", index, p.loadTraced)
+		p.devices = newColdplug("/", index, p.modules.load)
 	}
 	return p.devices.urgent()
 }
@@ -185,6 +189,7 @@ func (p *initProcess) plugAll(context.Context) error {
 	if p.devices == nil {
 		return errors.New("not tried: there is no list of drivers")
 	}
+	p.modules.forget()
 	err := p.devices.all()
 	if p.hotplug != nil {
 		go guard(func() { p.followDevices(p.hotplug, p.devices) })

@@ -4,9 +4,9 @@
 // no roles and never exits.
 //
 // The boot is a list of steps (bootSteps), each needed or optional, and a second
-// list (besideSteps) of what is done while the services start. A needed step
-// that fails is shown on the console with what to do, and tried again, while
-// services that can live without it run. One goroutine, the supervisor's, owns
+// list (lateSteps) of what is done when the services are up. A needed step that
+// fails is shown on the console with what to do, and tried again, while services
+// that can live without it run. One goroutine, the supervisor's, owns
 // all services and is the only one that waits for children. What to do with a
 // service is decided by a machine without I/O (supervise.go).
 //
@@ -48,7 +48,7 @@
 // the kernel asks for later, by name or alias, are loaded by /init too.
 //
 // Drivers of devices are found by modules.alias (depmod(8)): before the
-// services start, those of disks and network ports; beside them the others, and
+// services start, those of disks and network ports; after that the others, and
 // those of devices that appear later. So who needs a disk waits for it.
 //
 // With baystream.boot-trace on the kernel's command line the time of each step
@@ -81,6 +81,7 @@ const (
 
 	ringMemory = 64 << 10
 	ringFile   = 1 << 20
+	lateLimit  = time.Minute // for services to start, before the late steps begin
 	lastPause  = time.Minute // long enough to read the console
 )
 
@@ -142,14 +143,17 @@ type initProcess struct {
 	config  Config
 	boot    *bootLog
 	ends    chan how
-	cgroups string // "" until they are there
+	cgroups string        // "" until they are there
+	modules *moduleLoader // of the boot steps
 	devices *coldplug
 	hotplug *hotplug
 }
 
 func newInit() *initProcess {
 	j := &journal{ring: newRing(ringMemory), console: newConsole(os.Stdout)}
-	return &initProcess{journal: j, log: j.logger(), boot: &bootLog{}, ends: make(chan how, 4)}
+	p := &initProcess{journal: j, log: j.logger(), boot: &bootLog{}, ends: make(chan how, 4)}
+	p.modules = &moduleLoader{took: p.traceModule}
+	return p
 }
 
 // end asks for the end of the machine. The first to ask decides how.
@@ -178,9 +182,15 @@ func (p *initProcess) run() error {
 	}
 	p.journal.own(fmt.Sprintf("boot steps done in %.3f s (kernel %.3f s)", times.steps.Seconds(), times.kernel.Seconds()))
 
+	go guard(func() { retrySteps(ctx, p.log, p.boot, failed, 5*time.Second) })
+
 	sup := p.supervise(ctx, sigchld)
 	go guard(func() {
-		failed = append(failed, runSteps(ctx, p.log, p.boot, p.besideSteps())...)
+		select {
+		case <-sup.started: // on a single processor the steps would hold up the services
+		case <-time.After(lateLimit):
+		}
+		failed := runSteps(ctx, p.log, p.boot, p.lateSteps())
 		retrySteps(ctx, p.log, p.boot, failed, 5*time.Second)
 	})
 	p.answerControl(ctx, sup, times)
@@ -236,8 +246,8 @@ func (p *initProcess) bootSteps() []step {
 	}
 }
 
-// besideSteps is what no service needs to start, done in order beside them.
-func (p *initProcess) besideSteps() []step {
+// lateSteps is what no service needs to start, done in order when they are up.
+func (p *initProcess) lateSteps() []step {
 	return []step{
 		{name: "drivers of other devices", do: p.plugAll, optional: true, limit: 5 * time.Minute},
 		{
@@ -267,15 +277,12 @@ func (p *initProcess) readConfig() (err error) {
 	return err
 }
 
-func (p *initProcess) loadModules() error { return p.loadTraced(p.config.Modules...) }
+func (p *initProcess) loadModules() error { return p.modules.load(p.config.Modules...) }
 
-// loadTraced loads modules and, when asked to, says how long each took.
-func (p *initProcess) loadTraced(modules ...string) error {
-	return loadModulesTimed(modules, func(name string, d time.Duration) {
-		if p.journal.trace.Load() {
-			p.journal.own(fmt.Sprintf("module %-26s %8.1f ms", name, d.Seconds()*1000))
-		}
-	})
+func (p *initProcess) traceModule(name string, d time.Duration) {
+	if p.journal.trace.Load() {
+		p.journal.own(fmt.Sprintf("module %-26s %8.1f ms", name, d.Seconds()*1000))
+	}
 }
 
 func (p *initProcess) checkClock() error {

@@ -135,17 +135,19 @@ func (x moduleIndex) byAlias(name string) []string {
 	return out
 }
 
-// aliasMatches tells whether a pattern stands for a name, both canonical. A
-// slash is a letter like others here, which it is not to path.Match.
+// aliasMatches tells whether a pattern stands for a name, both canonical.
 func aliasMatches(pattern, name string) bool {
-	flat := strings.NewReplacer("/", "\x01")
-	ok, err := path.Match(flat.Replace(pattern), flat.Replace(name))
+	ok, err := path.Match(pattern, name)
 	return ok && err == nil
 }
 
 // canonical writes a name or alias with underscores for hyphens, which modules
-// do not tell apart, but leaves ranges in brackets alone.
+// do not tell apart, but leaves ranges in brackets alone. A slash becomes a
+// letter like others, which it is not to path.Match.
 func canonical(s string) string {
+	if !strings.ContainsAny(s, "-/") {
+		return s
+	}
 	in := false
 	return strings.Map(func(c rune) rune {
 		switch {
@@ -155,6 +157,8 @@ func canonical(s string) string {
 			in = false
 		case c == '-' && !in:
 			return '_'
+		case c == '/':
+			return '|'
 		}
 		return c
 	}, s)

@@ -17,25 +17,55 @@ import (
 // module that is there already, or built in, is no error; nor is one whose
 // hardware is missing. One that fails does not keep the others from being
 // loaded.
-func loadModules(modules ...string) error {
-	return loadModulesTimed(modules, func(string, time.Duration) {})
+func loadModules(modules ...string) error { return new(moduleLoader).load(modules...) }
+
+// moduleLoader loads modules in several calls and reads the image's list of
+// modules, which takes its time, only once.
+type moduleLoader struct {
+	took func(name string, d time.Duration) // told how long each took, by several goroutines at once; may be nil
+
+	mu     sync.Mutex
+	prober *kmodule.Prober
 }
 
-// loadModulesTimed is loadModules, and says how long each module took. What it
-// calls may be called from several goroutines at once.
-func loadModulesTimed(modules []string, took func(name string, d time.Duration)) error {
+// load is loadModules.
+func (l *moduleLoader) load(modules ...string) error {
 	if len(modules) == 0 {
 		return nil
 	}
-	p, err := kmodule.NewProber(kmodule.ProbeOpts{IgnoreProcMods: true})
+	prober, err := l.list()
 	if err != nil {
 		return fmt.Errorf("kernel modules: %w: the image must hold the modules of the kernel that it boots", err)
 	}
-	return loadEach(modules, runtime.NumCPU(), func(name, params string) error {
+	err = loadEach(modules, runtime.NumCPU(), func(name, params string) error {
 		began := time.Now()
-		defer func() { took(name, time.Since(began)) }()
-		return p.Probe(name, params)
+		err := prober.Probe(name, params)
+		if l.took != nil {
+			l.took(name, time.Since(began))
+		}
+		return err
 	})
+	if err != nil {
+		l.forget() // it would give the same answers for ever
+	}
+	return err
+}
+
+// list reads the image's modules, and which of them are loaded.
+func (l *moduleLoader) list() (p *kmodule.Prober, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.prober == nil {
+		l.prober, err = kmodule.NewProber(kmodule.ProbeOpts{})
+	}
+	return l.prober, err
+}
+
+// forget makes the next load look anew: others load modules too.
+func (l *moduleLoader) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.prober = nil
 }
 
 // loadEach calls probe for all modules, at most parallel at once; probe must

@@ -379,3 +379,29 @@ func TestSupervisorCountsOrphans(t *testing.T) {
 		}
 	})
 }
+
+func TestServicesCountAsStartedWhenReadyOrFailed(t *testing.T) {
+	services := []Service{{Name: "a"}, {Name: "b", Notify: true, StartTimeoutSec: 20}, {Name: "c", Notify: true, StartTimeoutSec: 20}}
+	inBubble(t, services, func(ctx context.Context, s *supervisor, h *fakeHost) {
+		started := func() bool {
+			synctest.Wait()
+			select {
+			case <-s.started:
+				return true
+			default:
+				return false
+			}
+		}
+		if started() {
+			t.Error("started before anyone is ready")
+		}
+		s.notify(ctx, notification{2, []event{{kind: evReady}}})
+		if started() {
+			t.Error("started before the last one is ready")
+		}
+		time.Sleep(time.Minute) // c never is
+		if !started() {
+			t.Error("a service that fails keeps the others waiting")
+		}
+	})
+}

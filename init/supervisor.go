@@ -42,13 +42,14 @@ type supervisor struct {
 	orphans int // reaped processes that were no service
 	closing bool
 	stopped chan struct{} // closed when closing and all services are down
+	started chan struct{} // closed when each service has been started, and is ready or has failed once
 }
 
 func newSupervisor(log *slog.Logger, h host, sigchld <-chan os.Signal, p policy, services []Service) *supervisor {
 	s := &supervisor{
 		log: log, host: h, sigchld: sigchld,
 		notes: make(chan notification, 16), calls: make(chan func()),
-		stopped: make(chan struct{}),
+		stopped: make(chan struct{}), started: make(chan struct{}),
 	}
 	for _, svc := range services {
 		s.units = append(s.units, &unit{machine: newMachine(svc, p)})
@@ -82,6 +83,7 @@ func (s *supervisor) run(ctx context.Context) {
 			s.apply(u, event{kind: evTimer})
 		}
 		s.stopNext()
+		s.noteStarted()
 		timer.Reset(s.untilDeadline())
 	}
 }
@@ -167,6 +169,21 @@ func (s *supervisor) stopNext() {
 	default:
 		close(s.stopped)
 	}
+}
+
+// noteStarted closes started when it is time.
+func (s *supervisor) noteStarted() {
+	select {
+	case <-s.started:
+		return
+	default:
+	}
+	for _, u := range s.units {
+		if u.state == stateStarting {
+			return
+		}
+	}
+	close(s.started)
 }
 
 // call runs f in the supervisor's goroutine and waits for it.
