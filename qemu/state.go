@@ -48,17 +48,19 @@ type FrameState struct {
 
 // BayState describes one bay and its module.
 type BayState struct {
-	Bay           string   `json:"bay"`
-	Kind          Kind     `json:"kind"`
-	Frame         string   `json:"frame"`
-	Location      string   `json:"location"`
-	Serial        string   `json:"serial"`
-	UUID          string   `json:"uuid"`
-	MACs          []string `json:"macs"`
-	ConsoleLog    string   `json:"console_log"`
-	ConsoleSocket string   `json:"console_socket"`
-	QMPSocket     string   `json:"qmp_socket"`
-	Power         string   `json:"power"` // on, off
+	Bay            string   `json:"bay"`
+	Kind           Kind     `json:"kind"`
+	Frame          string   `json:"frame"`
+	Location       string   `json:"location"`
+	Serial         string   `json:"serial"`
+	UUID           string   `json:"uuid"`
+	MACs           []string `json:"macs"`
+	ConsoleLog     string   `json:"console_log"`
+	ConsoleSocket  string   `json:"console_socket"`
+	OperatorLog    string   `json:"operator_log"`    // of the second serial line
+	OperatorSocket string   `json:"operator_socket"` // the second serial line: an appliance's console
+	QMPSocket      string   `json:"qmp_socket"`
+	Power          string   `json:"power"` // on, off
 }
 
 // NetState describes one network.
@@ -101,7 +103,8 @@ func (f *Frame) State() State {
 			s.Bays = append(s.Bays, BayState{
 				Bay: b.Name(), Kind: b.Kind, Frame: b.Frame, Location: b.Identity.Location,
 				Serial: b.Identity.Serial, UUID: b.Identity.UUID, MACs: b.MACs,
-				ConsoleLog: b.ConsoleLog(), ConsoleSocket: b.ConsoleSocket(), QMPSocket: b.QMPSocket(), Power: power,
+				ConsoleLog: b.ConsoleLog(), ConsoleSocket: b.ConsoleSocket(),
+				OperatorLog: b.logFile(1), OperatorSocket: b.OperatorSocket(), QMPSocket: b.QMPSocket(), Power: power,
 			})
 		}
 	}

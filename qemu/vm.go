@@ -230,6 +230,10 @@ func (v *VM) logFile(line int) string {
 // keys, for any number of viewers.
 func (v *VM) ConsoleSocket() string { return v.socket("console0") }
 
+// OperatorSocket names a unix socket like ConsoleSocket for the second serial
+// line, where an appliance's operator logs in.
+func (v *VM) OperatorSocket() string { return v.socket("console1") }
+
 // QMPSocket names a unix socket where the VM, while it is on, speaks QMP to one
 // outside client at a time.
 func (v *VM) QMPSocket() string { return v.socket("qmp") }

@@ -114,10 +114,13 @@ func captureCommand(dir *string) *cobra.Command {
 }
 
 func consoleCommand(dir *string) *cobra.Command {
-	return &cobra.Command{
+	var port int
+	cmd := &cobra.Command{
 		Use:   "console BAY",
-		Short: "Attach to a module's serial console; Ctrl-] leaves",
-		Args:  cobra.ExactArgs(1),
+		Short: "Attach to a module's serial port; Ctrl-] leaves",
+		Long: "Attach to a module's serial port; Ctrl-] leaves. Port 1 is where it boots and logs, port 2 of an appliance\n" +
+			"where its operator logs in.",
+		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			s, err := qemu.ReadState(*dir)
 			if err != nil {
@@ -129,11 +132,13 @@ func consoleCommand(dir *string) *cobra.Command {
 			var names []string
 			for _, b := range s.Bays {
 				if b.Bay == args[0] || b.Serial == args[0] {
-					return console(c.Context(), b, os.Stdin, c.OutOrStdout())
+					return console(c.Context(), b, port, os.Stdin, c.OutOrStdout())
 				}
 				names = append(names, b.Bay)
 			}
 			return fmt.Errorf("no bay %q; there are %s", args[0], strings.Join(names, ", "))
 		},
 	}
+	cmd.Flags().IntVar(&port, "port", 0, "1 or 2 (default: 2 of an appliance, else 1)")
+	return cmd
 }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"baystream/qemu"
 )
 
 func TestFlagsTakeOneDash(t *testing.T) {
@@ -63,5 +65,20 @@ func TestConsoleKeysEndAtTheLeaveKey(t *testing.T) {
 	keys(&sent, strings.NewReader("root\r\x1dnot this"))
 	if got, want := sent.String(), "root\r"; got != want {
 		t.Errorf("sent %q, want %q", got, want)
+	}
+}
+
+func TestConsoleOfAnApplianceIsItsOperators(t *testing.T) {
+	appliance := qemu.BayState{Bay: "appliance1", Kind: qemu.ApplianceBay, ConsoleSocket: "first", OperatorSocket: "second"}
+	compute := qemu.BayState{Bay: "compute1", Kind: qemu.ComputeBay, ConsoleSocket: "first", OperatorSocket: "second"}
+	for _, tt := range []struct {
+		bay  qemu.BayState
+		port int
+		want string
+	}{{appliance, 0, "second"}, {appliance, 1, "first"}, {compute, 0, "first"}, {compute, 2, "second"}, {compute, 3, ""}} {
+		got, err := serialLine(tt.bay, tt.port)
+		if got.socket != tt.want || (err != nil) != (tt.want == "") {
+			t.Errorf("serialLine(%s, %d) = %q, %v; want %q", tt.bay.Bay, tt.port, got.socket, err, tt.want)
+		}
 	}
 }
