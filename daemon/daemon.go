@@ -158,7 +158,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return d.beat(ctx)
 	}))
 
-	listener, err := d.listen(ctx, authority)
+	listener, followAddress, err := d.listen(ctx, authority)
 	if err != nil {
 		return err
 	}
@@ -171,6 +171,9 @@ func Run(ctx context.Context, cfg Config) error {
 		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"),
 	})
 	g.Go(func() error { return server.Serve(ctx, listener, authority.TLS()) })
+	if followAddress != nil {
+		g.Go(followAddress)
+	}
 	close(answering)
 	d.cfg.Console("REST ready https://%s", listener.Addr())
 	ready()
@@ -263,34 +266,36 @@ func (d *Daemon) prepareDisk(ctx context.Context) error {
 	return os.MkdirAll(d.cfg.State, 0o700)
 }
 
-// listen waits for a management address and opens the port of REST there.
-func (d *Daemon) listen(ctx context.Context, authority *pki.Authority) (net.Listener, error) {
+// listen opens the port of REST: an inherited socket, the address on the
+// command line, or port 443 of the management address, which it waits for. Only
+// the last one moves: follow is nil else.
+func (d *Daemon) listen(ctx context.Context, authority *pki.Authority) (ln net.Listener, follow func() error, err error) {
 	if inherited, err := inheritedListener(); inherited != nil || err != nil {
-		return inherited, errors.Join(err, authority.Serve())
+		return inherited, nil, errors.Join(err, authority.Serve())
 	}
-	addr := d.cfg.Listen
-	if addr == "" {
+	if d.cfg.Listen == "" {
 		ip, err := d.managementAddress(ctx)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		d.address.Store(&ip)
-		addr = netip.AddrPortFrom(ip, 443).String()
+		ln, err := d.openAt(ctx, authority, ip)
+		if err != nil {
+			return nil, nil, err
+		}
+		m := newMovable(ln)
+		return m, func() error { return d.followAddress(ctx, authority, m) }, nil
 	}
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	ln, err = (&net.ListenConfig{}).Listen(ctx, "tcp", d.cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("rest: listen on %s: %w", addr, err)
+		return nil, nil, fmt.Errorf("rest: listen on %s: %w", d.cfg.Listen, err)
 	}
-	host, _, err := net.SplitHostPort(ln.Addr().String())
+	at, err := netip.ParseAddrPort(ln.Addr().String())
 	if err != nil {
-		return nil, errors.Join(err, ln.Close())
+		return nil, nil, errors.Join(err, ln.Close())
 	}
-	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
+	ip := at.Addr()
 	d.address.Store(&ip)
-	return ln, authority.Serve(ip)
+	return ln, nil, authority.Serve(ip)
 }
 
 // managementAddress is the frame's setting, or what DHCP lends, or loopback on
