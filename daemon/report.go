@@ -25,7 +25,7 @@ func (r report) identity() domain.Identity {
 }
 
 // Health implements rest.Appliance.
-func (r report) Health(context.Context) any {
+func (r report) Health(context.Context) domain.Health {
 	parts, status := r.d.board.all()
 	return domain.Health{Status: status, Appliance: r.identity(), Started: domain.Stamp(r.d.started), Parts: parts}
 }

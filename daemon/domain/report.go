@@ -1,5 +1,7 @@
 package domain
 
+import "slices"
+
 // What an appliance says of itself, below /rest/baystream. These resources are
 // ours; the rest of the interface has no place for them.
 
@@ -14,8 +16,7 @@ type Identity struct {
 	Kernel  string `json:"kernel"`
 }
 
-// Health is the answer of an appliance that is asked how it is. Whoever has no
-// token sees it too, so it holds nothing secret.
+// Health is the answer of an appliance that is asked how it is.
 type Health struct {
 	Status    string       `json:"status"` // the worst of the parts
 	Appliance Identity     `json:"appliance"`
@@ -29,6 +30,32 @@ type HealthPart struct {
 	Status string `json:"status"` // OK, Warning, Critical
 	Detail string `json:"detail"`
 	Remedy string `json:"remedy,omitempty"`
+}
+
+// HealthSummary is what an appliance tells of its health to anybody: how it is,
+// and what somebody who stands before a module in trouble can do.
+type HealthSummary struct {
+	Status string       `json:"status"`
+	Parts  []HealthPart `json:"parts"` // those that are not OK
+}
+
+// moduleParts speak of the module alone. What the others say may name volumes,
+// servers or users.
+var moduleParts = []string{"hardware", "frame settings", "network", "data disk"}
+
+// Summary leaves out what only users may see.
+func (h Health) Summary() HealthSummary {
+	s := HealthSummary{Status: h.Status, Parts: []HealthPart{}}
+	for _, p := range h.Parts {
+		if p.Status == StatusOK {
+			continue
+		}
+		if !slices.Contains(moduleParts, p.Name) {
+			p.Detail = "" // the remedies are constant texts
+		}
+		s.Parts = append(s.Parts, p)
+	}
+	return s
 }
 
 // NetReport is the network as it is, and what differs from what is wanted.

@@ -172,6 +172,17 @@ func (s *Server) setupState(w http.ResponseWriter, r *http.Request) error {
 	return s.ok(w, setupState{ok})
 }
 
+// health tells users all, and others what a module in trouble must say. Who
+// cannot be identified for want of the domain state is one of the others: then
+// it matters most that there is an answer.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) error {
+	h := s.Appliance.Health(r.Context())
+	if _, _, err := s.identify(r); err != nil {
+		return s.ok(w, h.Summary())
+	}
+	return s.ok(w, h)
+}
+
 // report serves what the appliance says of itself.
 func (s *Server) report(ask func(Appliance, context.Context) any) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {

@@ -386,7 +386,13 @@ func (f *fake) DeleteVolume(ctx context.Context, owner, id string) (domain.Task,
 	return f.task(ctx, "Delete", domain.OSVolumes+"/"+id, "volume")
 }
 
-func (f *fake) Health(context.Context) any    { return map[string]string{"status": "OK"} }
+func (f *fake) Health(context.Context) domain.Health {
+	return domain.Health{Status: "Warning", Appliance: domain.Identity{Name: "CZ1, appliance 1"}, Parts: []domain.HealthPart{
+		{Name: "network", Status: "OK", Detail: "portal 198.51.100.3"},
+		{Name: "data disk", Status: "Warning", Detail: "no disk", Remedy: "Insert a blank disk."},
+		{Name: "storage", Status: "Warning", Detail: "OS volume of Alice: stuck", Remedy: "See bayctl storage."},
+	}}
+}
 func (f *fake) Inventory(context.Context) any { return map[string]string{"part": "hw"} }
 func (f *fake) Network(context.Context) any   { return map[string]string{"part": "net"} }
 func (f *fake) Storage(context.Context) any   { return map[string]string{"part": "storage"} }

@@ -13,7 +13,13 @@ func TestFirstContact(t *testing.T) {
 	if a := g.want(200, "GET", "/rest/baystream/ca", nil); !strings.HasPrefix(a.raw, "-----BEGIN") {
 		t.Errorf("ca = %q", a.raw)
 	}
-	g.want(200, "GET", "/rest/baystream/health", nil)
+	want := `{"status":"Warning","parts":[{"name":"data disk","status":"Warning","detail":"no disk","remedy":"Insert a blank disk."},` +
+		`{"name":"storage","status":"Warning","detail":"","remedy":"See bayctl storage."}]}`
+	for _, header := range [][]string{nil, {"auth", "none"}, {"auth", "of yesterday"}} {
+		if a := g.want(200, "GET", "/rest/baystream/health", nil, header...); strings.TrimSpace(a.raw) != want {
+			t.Errorf("health without a token = %s, want %s", a.raw, want)
+		}
+	}
 	if a := g.want(200, "GET", "/rest/baystream/setup", nil); a.at("setUp") != false {
 		t.Errorf("setup = %s", a.raw)
 	}

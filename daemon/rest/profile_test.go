@@ -179,7 +179,7 @@ func TestTheRestOfTheInterface(t *testing.T) {
 		"/rest/baystream/net":      {"part": "net"},
 		"/rest/baystream/storage":  {"part": "storage"},
 		"/rest/baystream/cluster":  {"part": "cluster"},
-		"/rest/baystream/health":   {"status": "OK"},
+		"/rest/baystream/health":   {"status": "Warning", "appliance.name": "CZ1, appliance 1", "parts.2.detail": "OS volume of Alice: stuck"},
 		"/rest/stateless-servers/": {"total": 0.0},
 	} {
 		a := g.want(200, "GET", target, nil)

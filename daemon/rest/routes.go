@@ -100,7 +100,7 @@ func (s *Server) routes() http.Handler {
 	on("GET /rest/baystream/ca", public, s.ca)
 	on("GET /rest/baystream/setup", public, s.setupState)
 	on("POST /rest/baystream/setup", public, s.setup)
-	on("GET /rest/baystream/health", public, s.report(Appliance.Health))
+	on("GET /rest/baystream/health", public, s.health)
 	on("GET /rest/baystream/hw", anyone, s.report(Appliance.Inventory))
 	on("GET /rest/baystream/net", anyone, s.report(Appliance.Network))
 	on("GET /rest/baystream/storage", anyone, s.report(Appliance.Storage))

@@ -68,7 +68,7 @@ type Deployer interface {
 // Appliance reports about the module it runs on. What it returns is encoded as
 // JSON.
 type Appliance interface {
-	Health(ctx context.Context) any // served without a token
+	Health(ctx context.Context) domain.Health // its Summary without a token
 	Inventory(ctx context.Context) any
 	Network(ctx context.Context) any
 	Storage(ctx context.Context) any
