@@ -114,7 +114,7 @@ func (dir *directory) target(ctx context.Context, h domain.ServerHardware) (bool
 	}
 	if p.OSDeploymentSettings == nil || p.OSDeploymentSettings.OSVolumeURI == "" {
 		reason := "the OS volume of server profile " + p.Name + " is not ready yet (" + p.State + ")"
-		if p.State == "Failed" {
+		if p.State == domain.ProfileFailed {
 			reason = "the deployment of server profile " + p.Name + " failed: see its task"
 		}
 		return false, reason, boot.Target{}, nil
@@ -256,7 +256,7 @@ func hasPort(h domain.ServerHardware, mac net.HardwareAddr) bool {
 
 func (dir *directory) enter(ctx context.Context, s boot.Sighting) error {
 	h := domain.ServerHardware{
-		Resource: domain.Resource{Status: domain.StatusOK, State: "NoProfileApplied", Description: "Seen on the deployment network"},
+		Resource: domain.Resource{Status: domain.StatusOK, Description: "Seen on the deployment network"},
 		MACs:     []string{s.MAC.String()}, Discovered: true, LastSeen: domain.Stamp(time.Now()), LastSeenAs: s.Arch.String(),
 	}
 	h.SetID(s.UUID)

@@ -146,8 +146,8 @@ const (
 
 // States of a profile whose task has not ended, and what the task is called.
 const (
-	stateCreating, verbCreate = "Creating", "Create"
-	stateUpdating, verbUpdate = "Updating", "Update"
+	stateCreating, verbCreate = domain.ProfileCreating, "Create"
+	stateUpdating, verbUpdate = domain.ProfileUpdating, "Update"
 )
 
 func profileRef(p domain.ServerProfile) domain.AssociatedResource {

@@ -351,7 +351,7 @@ func (d *Deployer) credentials(ctx context.Context, id string) (domain.Credentia
 // complete tells the profile where its volume is.
 func (d *Deployer) complete(ctx context.Context, r *task.Run) error {
 	_, err := d.state.ServerProfiles.Update(ctx, r.Data(keyProfile), func(p *domain.ServerProfile) error {
-		p.Status, p.State = domain.StatusOK, "Normal"
+		p.Status, p.State = domain.StatusOK, domain.ProfileNormal
 		if p.OSDeploymentSettings != nil {
 			p.OSDeploymentSettings.OSVolumeURI = domain.OSVolumes + "/" + r.Data(keyVolume)
 			p.OSDeploymentSettings.ReapplyState = "NotApplying"
@@ -375,7 +375,7 @@ func (d *Deployer) undo(ctx context.Context, r *task.Run, cause error) error {
 
 func (d *Deployer) markFailed(ctx context.Context, r *task.Run, _ error) error {
 	_, err := d.state.ServerProfiles.Update(ctx, r.Data(keyProfile), func(p *domain.ServerProfile) error {
-		p.Status, p.State = domain.StatusCritical, "Failed"
+		p.Status, p.State = domain.StatusCritical, domain.ProfileFailed
 		return nil
 	})
 	if domain.KindOf(err) == domain.NotFound {
@@ -443,7 +443,7 @@ func (d *Deployer) assign(ctx context.Context, r *task.Run) error {
 		}
 	}
 	_, err = d.state.ServerProfiles.Update(ctx, p.ID, func(p *domain.ServerProfile) error {
-		p.Status, p.State = domain.StatusOK, "Normal"
+		p.Status, p.State = domain.StatusOK, domain.ProfileNormal
 		return nil
 	})
 	return err

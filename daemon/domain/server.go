@@ -81,6 +81,33 @@ func (s *ServerHardware) SetID(id string) {
 	s.identify(ServerHardwares, s.UUID, "server-hardware-13", "server-hardware")
 }
 
+// States of server hardware, as OneView names them.
+const (
+	NoProfileApplied = "NoProfileApplied"
+	ApplyingProfile  = "ApplyingProfile"
+	ProfileApplied   = "ProfileApplied"
+	ProfileError     = "ProfileError"
+)
+
+// States of a server profile.
+const (
+	ProfileCreating = "Creating"
+	ProfileUpdating = "Updating"
+	ProfileNormal   = "Normal"
+	ProfileFailed   = "Failed"
+)
+
+// HardwareState is the state of server hardware whose profile is in a state.
+func HardwareState(profile string) string {
+	switch profile {
+	case ProfileCreating, ProfileUpdating:
+		return ApplyingProfile
+	case ProfileFailed:
+		return ProfileError
+	}
+	return ProfileApplied
+}
+
 // OSDeploymentSettings assign a deployment plan to a profile (spec section 3).
 type OSDeploymentSettings struct {
 	OSDeploymentPlanURI string      `json:"osDeploymentPlanUri"`

@@ -17,7 +17,12 @@ func (s *Server) listHardware(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return serveList(s, w, r, "server-hardware", domain.ServerHardwares, views(all, viewHardware))
+	profiles, err := s.Store.ServerProfiles.List(r.Context())
+	if err != nil {
+		return err
+	}
+	return serveList(s, w, r, "server-hardware", domain.ServerHardwares,
+		views(all, func(h domain.ServerHardware) domain.ServerHardware { return viewHardware(h, profiles) }))
 }
 
 func (s *Server) getHardware(w http.ResponseWriter, r *http.Request) error {
@@ -25,7 +30,19 @@ func (s *Server) getHardware(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.ok(w, viewHardware(h))
+	return s.serveHardware(w, r, h, http.StatusOK)
+}
+
+// serveHardware answers with one compute module.
+func (s *Server) serveHardware(w http.ResponseWriter, r *http.Request, h domain.ServerHardware, status int) error {
+	profiles, err := s.Store.ServerProfiles.List(r.Context())
+	if err != nil {
+		return err
+	}
+	if status == http.StatusCreated {
+		return s.created(w, h.URI, viewHardware(h, profiles))
+	}
+	return s.ok(w, viewHardware(h, profiles))
 }
 
 // takeHardware makes what is stored out of what was sent.
@@ -135,7 +152,7 @@ func (s *Server) createHardware(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	s.Log.Info("audit: server hardware registered", "uuid", made.UUID, "by", owner(r))
-	return s.created(w, made.URI, viewHardware(made))
+	return s.serveHardware(w, r, made, http.StatusCreated)
 }
 
 func (s *Server) updateHardware(w http.ResponseWriter, r *http.Request) error {
@@ -157,7 +174,7 @@ func (s *Server) updateHardware(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.ok(w, viewHardware(h))
+	return s.serveHardware(w, r, h, http.StatusOK)
 }
 
 func (s *Server) deleteHardware(w http.ResponseWriter, r *http.Request) error {

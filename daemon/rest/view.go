@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"slices"
 	"strings"
 
 	"baystream/daemon/domain"
@@ -108,8 +109,14 @@ func viewVolume(v domain.OSVolume) domain.OSVolume {
 	return v
 }
 
-func viewHardware(h domain.ServerHardware) domain.ServerHardware {
+// viewHardware says with OneView's words what became of the server's profile.
+func viewHardware(h domain.ServerHardware, profiles []domain.ServerProfile) domain.ServerHardware {
 	h.MACs = list(h.MACs)
+	h.State = domain.NoProfileApplied
+	i := slices.IndexFunc(profiles, func(p domain.ServerProfile) bool { return h.ServerProfile != "" && p.URI == h.ServerProfile })
+	if i >= 0 {
+		h.State = domain.HardwareState(profiles[i].State)
+	}
 	return h
 }
 
