@@ -233,7 +233,8 @@ func (e *Engine) run(ctx context.Context, t domain.Task) {
 		return
 	}
 	k, ok := e.kinds[t.Data[dataKind]]
-	r := &Run{engine: e, task: t, log: log}
+	r := &Run{engine: e, task: t, log: log, noted: make(chan struct{}, 1)}
+	defer r.publishing(ctx)()
 	if !ok {
 		r.end(ctx, domain.TaskFailed, domain.Errorf(domain.Internal, t.Name, "this version does not know tasks of kind %q", t.Data[dataKind]))
 		return
@@ -285,9 +286,12 @@ type Run struct {
 	engine *Engine
 	log    *slog.Logger
 
+	noted chan struct{} // somebody called Logf; buffered by one
+
 	mu      sync.Mutex
 	task    domain.Task // what the record should be
 	written time.Time
+	dirty   bool // lines are in task that the record does not have yet
 }
 
 // ID returns the task's id.
@@ -317,11 +321,52 @@ func (r *Run) Set(ctx context.Context, key, value string) error {
 	return r.write(ctx)
 }
 
-// Logf adds a line to the task's log; it is written with the next change.
+// Logf adds a line to the task's log. The record has it with the next change,
+// and half a second later at the latest, also while the step goes on.
 func (r *Run) Logf(format string, args ...any) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.logf(format, args...)
+	r.mu.Unlock()
+	select {
+	case r.noted <- struct{}{}:
+	default:
+	}
+}
+
+// publishing writes what Logf notes, at most once in minInterval, until the
+// function that it returns is called or ctx ends.
+func (r *Run) publishing(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-r.noted:
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(minInterval): // for lines that come together
+			}
+			if err := r.publish(ctx); err != nil && ctx.Err() == nil {
+				r.log.Warn("task log", "err", err)
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
+}
+
+// publish writes the record if it lacks a line.
+func (r *Run) publish(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.dirty {
+		return nil
+	}
+	return r.writeLocked(ctx)
 }
 
 func (r *Run) logf(format string, args ...any) {
@@ -332,6 +377,7 @@ func (r *Run) logf(format string, args ...any) {
 	}
 	ups = append(ups, domain.ProgressUpdate{ID: id, StatusUpdate: fmt.Sprintf(format, args...), Timestamp: domain.Stamp(r.engine.now())})
 	r.task.ProgressUpdates = ups[max(0, len(ups)-maxUpdates):]
+	r.dirty = true
 }
 
 // Progress says how much of the present step is done, as done of total in any
@@ -401,6 +447,10 @@ func (r *Run) end(ctx context.Context, state string, cause error) {
 func (r *Run) write(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.writeLocked(ctx)
+}
+
+func (r *Run) writeLocked(ctx context.Context) error {
 	want := r.task
 	got, err := r.engine.store.Update(ctx, want.ID, func(t *domain.Task) error {
 		meta := t.Resource // the store's: eTag, created, modified
@@ -411,6 +461,6 @@ func (r *Run) write(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("task %s: %w", want.ID, err)
 	}
-	r.task, r.written = got, r.engine.now()
+	r.task, r.written, r.dirty = got, r.engine.now(), false
 	return nil
 }

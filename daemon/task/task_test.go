@@ -238,3 +238,28 @@ func TestPercent(t *testing.T) {
 		}
 	}
 }
+
+func TestLinesOfALongStepAreReadWhileItRuns(t *testing.T) {
+	store := newMemory()
+	step := Step{"long", func(ctx context.Context, r *Run) error {
+		for range 100 {
+			r.Logf("installing")
+		}
+		r.Logf("rebooting")
+		time.Sleep(time.Hour)
+		return nil
+	}}
+	inEngine(t, store, []Kind{{Name: "k", Steps: []Step{step}}}, func(ctx context.Context, e *Engine) {
+		task, err := e.Submit(ctx, Request{Kind: "k", Name: "Work"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * minInterval)
+		synctest.Wait()
+		got, _ := store.Get(ctx, task.ID)
+		last := got.ProgressUpdates[len(got.ProgressUpdates)-1]
+		if got.Ended() || last.StatusUpdate != "rebooting" {
+			t.Errorf("running task = %s, last line %q, want rebooting", got.TaskState, last.StatusUpdate)
+		}
+	})
+}
