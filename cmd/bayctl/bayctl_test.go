@@ -41,7 +41,7 @@ func newAppliance(t *testing.T, answers map[string]string) *appliance {
 		a.asked = append(a.asked, key)
 		body, ok := answers[key]
 		switch {
-		case r.Header.Get("auth") != "token":
+		case r.Header.Get("auth") != "token" && key != "POST /rest/login-sessions":
 			w.WriteHeader(http.StatusUnauthorized)
 			body = `{"message":"needs a session"}`
 		case !ok:
@@ -154,5 +154,53 @@ func TestVolumesAreDeletedInTwoSteps(t *testing.T) {
 	}
 	if _, err := command(t, "volumes", "delete", "nobody"); err == nil || !strings.Contains(err.Error(), "bayctl volumes") {
 		t.Errorf("unknown volume = %v", err)
+	}
+}
+
+func TestFrameSessionsEndAndJSONIsOneDocument(t *testing.T) {
+	const upload, extract = "POST " + domain.ArtifactBundles, "PUT " + domain.ArtifactBundles + "/b?extract=true&forceImport=false"
+	task := `{"uri":"/rest/tasks/t","taskState":"Completed","name":"Add","associatedResource":{"resourceUri":"` + domain.ArtifactBundles + `/b"}}`
+	app := newAppliance(t, map[string]string{
+		"POST /rest/login-sessions": `{"sessionID":"token"}`, "DELETE /rest/login-sessions": "", upload: task, extract: task,
+		"GET " + domain.Tasks: `{"members":[{"name":"Create","uri":"/rest/tasks/u","taskState":"Running"}]}`,
+		"GET /rest/tasks/u":   `{"name":"Create","uri":"/rest/tasks/u","taskState":"Completed"}`,
+	})
+	dir := t.TempDir()
+	file := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	frame, err := json.Marshal(frameFile{RestURL: os.Getenv("BAYSTREAM_SERVER"), CAFile: os.Getenv("BAYSTREAM_CA"), User: "administrator", PasswordFile: file("password", "secret\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	file("frame.json", string(frame))
+	for _, tt := range []struct {
+		args []string
+		want int // documents in a list, 0 for one that is no list
+	}{
+		{[]string{"artifacts", "upload-bundle", file("b.zip", "zip"), "--extract"}, 2},
+		{[]string{"artifacts", "upload-bundle", file("b.zip", "zip")}, 0},
+		{[]string{"tasks", "-w"}, 1},
+	} {
+		app.asked = nil
+		out, err := command(t, append(tt.args, "--frame", dir, "-o", "json")...)
+		if err != nil {
+			t.Errorf("%q = %v", tt.args, err)
+			continue
+		}
+		var v any
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Errorf("%q: %v in\n%s", tt.args, err, out)
+		}
+		if l, _ := v.([]any); len(l) != tt.want {
+			t.Errorf("%q prints a list of %d documents, want %d:\n%s", tt.args, len(l), tt.want, out)
+		}
+		if last := app.asked[len(app.asked)-1]; last != "DELETE /rest/login-sessions" {
+			t.Errorf("%q ended with %s, not with its session", tt.args, last)
+		}
 	}
 }

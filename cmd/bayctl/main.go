@@ -13,11 +13,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -37,11 +39,13 @@ func main() {
 
 // run carries out one command line.
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
-	root := newRoot(&app{out: out, errOut: errOut})
+	a := &app{out: out, errOut: errOut}
+	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	return root.ExecuteContext(ctx)
+	err := root.ExecuteContext(ctx)
+	return errors.Join(err, a.end(ctx))
 }
 
 // app is what the commands share.
@@ -49,6 +53,35 @@ type app struct {
 	out, errOut io.Writer
 
 	frame, server, caFile, output string
+
+	session   *client // one that this command began, and ends
+	documents []any   // to print as JSON
+	several   bool    // the documents are a list, however many there are
+}
+
+// end logs out, if this command logged in, and prints the JSON: what a command
+// says is one document.
+func (a *app) end(ctx context.Context) error {
+	var errs []error
+	if a.session != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_, err := a.session.do(ctx, http.MethodDelete, "/rest/login-sessions", nil, nil)
+		errs = append(errs, err)
+	}
+	var v any = a.documents
+	switch {
+	case a.several && a.documents == nil:
+		v = []any{}
+	case a.several || len(a.documents) > 1:
+	case len(a.documents) == 1:
+		v = a.documents[0]
+	default:
+		return errors.Join(errs...)
+	}
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	return errors.Join(append(errs, enc.Encode(v))...)
 }
 
 func newRoot(a *app) *cobra.Command {
@@ -79,8 +112,15 @@ func newRoot(a *app) *cobra.Command {
 
 // connect returns a client for the chosen server.
 func (a *app) connect(ctx context.Context) (*client, error) {
+	if a.session != nil {
+		return a.session, nil
+	}
 	if a.frame != "" {
-		return connectFrame(ctx, a.frame)
+		c, err := connectFrame(ctx, a.frame)
+		if err == nil {
+			a.session = c
+		}
+		return c, err
 	}
 	p, err := readProfile()
 	if err != nil {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,12 +17,11 @@ import (
 	"baystream/internal/progress"
 )
 
-// print writes v as JSON, or lets asTable write it for people.
+// print notes v for the JSON at the end, or lets asTable write it for people.
 func (a *app) print(v any, asTable func(w io.Writer)) error {
 	if a.output == "json" {
-		enc := json.NewEncoder(a.out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(v)
+		a.documents = append(a.documents, v)
+		return nil
 	}
 	asTable(a.out)
 	return nil
@@ -372,6 +370,7 @@ func (a *app) tasksCmd() *cobra.Command {
 				return err
 			}
 			if watch {
+				a.several = a.output == "json"
 				for _, t := range all {
 					if !t.Ended() {
 						if err := a.follow(ctx, c, t); err != nil {
