@@ -1,11 +1,21 @@
-// Package pki is the domain's own certificate authority: it makes the CA on
-// first use, and the server certificate that clients of this appliance see.
+// Package pki is the domain's own certificate authority, and the key of a
+// module.
 //
-// Keys are ECDSA P-256 (RFC 5480) and never leave the directory they were made
-// in, mode 0600. Every server certificate carries ServerName, so that a client
-// that pins the CA can verify it whatever address it dialled. The server
-// certificate is made anew when its addresses change or its time runs out;
-// the CA stays.
+// An Authority makes the CA on first use and the server certificate that
+// clients of REST see, and signs the requests of the domain's modules. Its key
+// lies on the appliances of the primary pair alone; the second one gets it over
+// mutual TLS (Export, Import). A Module has the key that was made on it and
+// never leaves it; its Fingerprint is what people compare, and its certificate
+// says who it is (Identity). Calls between modules use ServerTLS and ClientTLS,
+// which always take the present certificate and the present trust, so that
+// neither needs a restart to change; calls to a module that belongs to no
+// domain yet are pinned to its fingerprint.
+//
+// Keys are ECDSA P-256 (RFC 5480), in files of mode 0600. Every certificate
+// carries ServerName, so that a client that pins the CA can verify it whatever
+// address it dialled. The server certificate is made anew when its addresses
+// change or its time runs out; the CA stays until it is replaced on purpose
+// (Prepare, Switch, Retire).
 //
 // Clocks of modules may stand at anything until somebody sets them, so
 // certificates begin to hold long before they are made.
@@ -56,11 +66,11 @@ var epoch = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 type Authority struct {
 	dir  string
 	name string
-	ca   *x509.Certificate
-	key  crypto.Signer
 	now  func() time.Time
 
 	mu     sync.RWMutex
+	ca     *x509.Certificate
+	key    crypto.Signer
 	server *tls.Certificate
 }
 
@@ -72,8 +82,11 @@ func Open(dir, name string) (*Authority, error) {
 	}
 	a := &Authority{dir: dir, name: name, now: time.Now}
 	cert, key, err := load(filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key"))
-	if errors.Is(err, os.ErrNotExist) {
-		cert, key, err = a.makeCA()
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		cert, key, err = a.makeCA("ca")
+	case err != nil && a.resumeSwitch() == nil:
+		return a, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("pki: CA: %w", err)
@@ -82,14 +95,23 @@ func Open(dir, name string) (*Authority, error) {
 	return a, nil
 }
 
+// signer is the CA in use and its key.
+func (a *Authority) signer() (*x509.Certificate, crypto.Signer) {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.ca, a.key
+}
+
 // PEM is the CA's certificate.
 func (a *Authority) PEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.ca.Raw})
+	ca, _ := a.signer()
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
 }
 
 // Fingerprint is the SHA-256 of the CA's certificate (DER), in hex.
 func (a *Authority) Fingerprint() string {
-	sum := sha256.Sum256(a.ca.Raw)
+	ca, _ := a.signer()
+	sum := sha256.Sum256(ca.Raw)
 	return hex.EncodeToString(sum[:])
 }
 
@@ -106,9 +128,10 @@ func (a *Authority) Serve(addrs ...netip.Addr) error {
 			return fmt.Errorf("pki: server certificate: %w", err)
 		}
 	}
+	ca, _ := a.signer()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.server = &tls.Certificate{Certificate: [][]byte{cert.Raw, a.ca.Raw}, PrivateKey: key, Leaf: cert}
+	a.server = &tls.Certificate{Certificate: [][]byte{cert.Raw, ca.Raw}, PrivateKey: key, Leaf: cert}
 	return nil
 }
 
@@ -129,7 +152,8 @@ func (a *Authority) TLS() *tls.Config {
 
 // good says whether cert is ours, lasts, and names the addresses.
 func (a *Authority) good(cert *x509.Certificate, addrs []netip.Addr) bool {
-	if cert.CheckSignatureFrom(a.ca) != nil || a.now().Add(renewBefore).After(cert.NotAfter) {
+	ca, _ := a.signer()
+	if cert.CheckSignatureFrom(ca) != nil || a.now().Add(renewBefore).After(cert.NotAfter) {
 		return false
 	}
 	for _, want := range addrs {
@@ -140,7 +164,7 @@ func (a *Authority) good(cert *x509.Certificate, addrs []netip.Addr) bool {
 	return true
 }
 
-func (a *Authority) makeCA() (*x509.Certificate, crypto.Signer, error) {
+func (a *Authority) makeCA(name string) (*x509.Certificate, crypto.Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
@@ -154,7 +178,7 @@ func (a *Authority) makeCA() (*x509.Certificate, crypto.Signer, error) {
 		NotBefore: epoch, NotAfter: a.notAfter(caYears),
 		IsCA: true, BasicConstraintsValid: true, MaxPathLenZero: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
-	return sign(tmpl, tmpl, key, key, filepath.Join(a.dir, "ca.pem"), filepath.Join(a.dir, "ca.key"))
+	return sign(tmpl, tmpl, key, key, filepath.Join(a.dir, name+".pem"), filepath.Join(a.dir, name+".key"))
 }
 
 func (a *Authority) issue(addrs []netip.Addr, certFile, keyFile string) (*x509.Certificate, crypto.Signer, error) {
@@ -175,7 +199,8 @@ func (a *Authority) issue(addrs []netip.Addr, certFile, keyFile string) (*x509.C
 	for _, ip := range addrs {
 		tmpl.IPAddresses = append(tmpl.IPAddresses, ip.AsSlice())
 	}
-	return sign(tmpl, a.ca, key, a.key, certFile, keyFile)
+	ca, by := a.signer()
+	return sign(tmpl, ca, key, by, certFile, keyFile)
 }
 
 // notAfter counts from now, or from the epoch if the clock stands before it.
@@ -202,14 +227,18 @@ func sign(tmpl, parent *x509.Certificate, key *ecdsa.PrivateKey, by crypto.Signe
 	if err != nil {
 		return nil, nil, err
 	}
+	return cert, key, store(cert, key, certFile, keyFile)
+}
+
+func store(cert *x509.Certificate, key crypto.Signer, certFile, keyFile string) error {
 	kb, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	if err := renameio.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kb}), 0o600); err != nil {
-		return nil, nil, err
+		return err
 	}
-	return cert, key, renameio.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
+	return renameio.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o644)
 }
 
 // load reads a certificate and its key and checks that they belong together.
