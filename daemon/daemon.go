@@ -152,7 +152,7 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}))
 	g.Go(behindREST(d.boot))
-	g.Go(behindREST(func(ctx context.Context) error { return d.emptyTrash(ctx, deployer) }))
+	g.Go(behindREST(deployer.KeepTrash))
 	g.Go(behindREST(func(ctx context.Context) error {
 		ready()
 		return d.beat(ctx)
@@ -326,19 +326,6 @@ func (d *Daemon) portal() netip.Addr {
 		return d.depl.Portal
 	}
 	return d.depl.Address.Addr()
-}
-
-func (d *Daemon) emptyTrash(ctx context.Context, deployer *deploy.Deployer) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case now := <-time.After(time.Hour):
-			if err := deployer.EmptyTrash(ctx, now); err != nil && ctx.Err() == nil {
-				d.log.Warn("trash", "err", err)
-			}
-		}
-	}
 }
 
 // beat feeds the watchdog of the service manager while the domain state

@@ -25,6 +25,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"baystream/daemon/cluster"
@@ -32,7 +33,8 @@ import (
 	"baystream/daemon/task"
 )
 
-// TrashTime is how long a volume that nobody uses any more can be had back.
+// TrashTime is how long a volume that nobody uses any more can be had back,
+// counted while the appliance runs.
 const TrashTime = 7 * 24 * time.Hour
 
 // VolumeSpec says what clone to make.
@@ -98,6 +100,11 @@ type Deployer struct {
 	logs    string // directory of the deployment logs
 	netmask func() string
 	log     *slog.Logger
+
+	madeWith *cluster.KV[domain.OSDeploymentSettings] // what each volume was made with, by its id
+
+	trashMu sync.Mutex
+	trash   *cluster.Value[map[string]time.Duration] // time left to the volumes in the trash
 }
 
 // Config is what a Deployer works with.
@@ -113,7 +120,9 @@ type Config struct {
 
 // New makes a Deployer and registers its kinds of tasks.
 func New(c Config) (*Deployer, error) {
-	d := &Deployer{state: c.State, storage: c.Storage, plans: c.Plans, tasks: c.Tasks, logs: c.Logs, netmask: c.Netmask, log: c.Log}
+	d := &Deployer{state: c.State, storage: c.Storage, plans: c.Plans, tasks: c.Tasks, logs: c.Logs, netmask: c.Netmask, log: c.Log,
+		madeWith: cluster.NewKV[domain.OSDeploymentSettings](c.State.Client, "deploy/settings"),
+		trash:    cluster.NewValue[map[string]time.Duration](c.State.Client, "deploy/trash")}
 	if err := os.MkdirAll(d.logs, 0o700); err != nil {
 		return nil, fmt.Errorf("deployment logs: %w", err)
 	}

@@ -342,11 +342,14 @@ func TestChangeThatMakesTheVolumeAnewNeedsConsent(t *testing.T) {
 	if _, served := b.storage.exported[first]; served || b.storage.volumes[first] == nil {
 		t.Errorf("the old volume: served %v, kept %v; want false, true", served, b.storage.volumes[first] != nil)
 	}
-	fatal(t, b.EmptyTrash(t.Context(), time.Now()))
+	fatal(t, b.EmptyTrash(t.Context(), 0))
+	fatal(t, b.EmptyTrash(t.Context(), 10*365*24*time.Hour))
 	if b.storage.volumes[first] == nil {
 		t.Error("the trash was emptied before its time")
 	}
-	fatal(t, b.EmptyTrash(t.Context(), time.Now().Add(TrashTime+time.Minute)))
+	for range TrashTime / trashStep {
+		fatal(t, b.EmptyTrash(t.Context(), trashStep))
+	}
 	if b.storage.volumes[first] != nil || b.storage.volumes[second] == nil {
 		t.Error("the end of the trash's time destroyed the wrong volume")
 	}

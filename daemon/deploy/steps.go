@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -140,24 +139,6 @@ func (d *Deployer) retireAll(ctx context.Context, profileURI, except string) err
 		}
 	}
 	return nil
-}
-
-// toTrash withdraws a volume and sets the day on which it is destroyed.
-func (d *Deployer) toTrash(ctx context.Context, id string) error {
-	if err := d.storage.Unexport(ctx, id); err != nil {
-		return err
-	}
-	_, err := d.state.OSVolumes.Update(ctx, id, func(v *domain.OSVolume) error {
-		if v.State != domain.VolumeTrash {
-			v.State, v.Expires = domain.VolumeTrash, domain.Stamp(time.Now().Add(TrashTime))
-		}
-		v.ServerProfileURI, v.ServerHardwareURI, v.StatelessServerURI, v.InitiatorIQN = "", "", "", ""
-		return nil
-	})
-	if domain.KindOf(err) == domain.NotFound {
-		return nil
-	}
-	return err
 }
 
 // create clones the volume. After a crash in the middle of personalising, the
@@ -384,24 +365,6 @@ func (d *Deployer) markFailed(ctx context.Context, r *task.Run, _ error) error {
 	return err
 }
 
-// destroy removes a volume with all that belongs to it.
-func (d *Deployer) destroy(ctx context.Context, id string) error {
-	if err := d.storage.Unexport(ctx, id); err != nil {
-		return err
-	}
-	if err := d.storage.Delete(ctx, id); err != nil {
-		return err
-	}
-	if err := d.state.Credentials.Delete(ctx, id); err != nil {
-		return err
-	}
-	err := d.state.OSVolumes.Delete(ctx, id)
-	if domain.KindOf(err) == domain.NotFound {
-		return nil
-	}
-	return err
-}
-
 // withdraw takes the volume from a server that the profile no longer has. A
 // volume that the profile itself no longer has moves to the trash.
 func (d *Deployer) withdraw(ctx context.Context, r *task.Run) error {
@@ -464,68 +427,6 @@ func (d *Deployer) remove(ctx context.Context, r *task.Run) error {
 		}
 		return d.state.ServerProfiles.DeleteIn(tx, p.ID)
 	})
-}
-
-// deleteVolume is the two-step delete: to the trash, then for good. A request
-// that was sent twice does not take both steps.
-func (d *Deployer) deleteVolume(ctx context.Context, r *task.Run) error {
-	id := r.Data(keyVolume)
-	if r.Data(keyDestroy) != "" {
-		return d.destroy(ctx, id)
-	}
-	r.Logf("moved to the trash; delete it once more to destroy it")
-	return d.toTrash(ctx, id)
-}
-
-// keepLogs is how many logs of deployments stay whose volumes are gone. A log
-// may have 8 MiB, and the domain state lives on the same partition.
-const keepLogs = 20
-
-// pruneLogs removes the oldest logs beyond keepLogs of volumes that are gone.
-func (d *Deployer) pruneLogs(volumes []domain.OSVolume) error {
-	entries, err := os.ReadDir(d.logs)
-	if err != nil {
-		return err
-	}
-	var gone []os.FileInfo
-	for _, e := range entries {
-		id := strings.TrimSuffix(e.Name(), ".log")
-		if slices.ContainsFunc(volumes, func(v domain.OSVolume) bool { return v.OEVolumeID == id }) {
-			continue
-		}
-		if info, err := e.Info(); err == nil { // else it went meanwhile
-			gone = append(gone, info)
-		}
-	}
-	slices.SortFunc(gone, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
-	var errs []error
-	for _, info := range gone[min(keepLogs, len(gone)):] {
-		errs = append(errs, os.Remove(filepath.Join(d.logs, info.Name())))
-	}
-	return errors.Join(errs...)
-}
-
-// EmptyTrash destroys the volumes whose time is over, and the logs that nobody
-// will read; call it now and then.
-func (d *Deployer) EmptyTrash(ctx context.Context, now time.Time) error {
-	volumes, err := d.state.OSVolumes.List(ctx)
-	if err == nil {
-		err = d.pruneLogs(volumes)
-	}
-	if err != nil || d.storage.Ready() != nil {
-		return err
-	}
-	for _, v := range volumes {
-		expires, err := time.Parse(domain.TimeFormat, v.Expires)
-		if v.State != domain.VolumeTrash || err != nil || now.Before(expires) {
-			continue
-		}
-		d.log.Info("trash: OS volume destroyed", "volume", v.OEVolumeID, "name", v.Name, "expired", v.Expires)
-		if err := d.destroy(ctx, v.OEVolumeID); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // Capture hands the contents of a volume to use. With a build plan, a clone of

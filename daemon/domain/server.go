@@ -25,7 +25,7 @@ type OSVolume struct {
 	DeploymentPlanURI string `json:"deploymentPlanUri"`
 	InitiatorIQN      string `json:"initiatorIqn"`
 	AllocatedBytes    int64  `json:"allocatedBytes,omitempty"` // mapped in the pool; filled on GET
-	Expires           string `json:"expires,omitempty"`        // in the trash until then
+	Expires           string `json:"expires,omitempty"`        // in the trash until about then: counted while the appliance runs
 }
 
 // States of an OS volume.
@@ -36,6 +36,7 @@ const (
 	VolumeUnassigned    = "Unassigned"
 	VolumeFailed        = "Failed"
 	VolumeTrash         = "Trash"
+	VolumeDestroying    = "Destroying"
 )
 
 // EntityID implements Entity.
