@@ -19,7 +19,7 @@ var allowed = map[string][]string{
 	"baystream/qemu":           {"qemu", "image", "internal"},
 	"baystream/bench":          {"image", "daemon", "internal", "qemu", "bench"},
 	"baystream/hw":             {},
-	"baystream/netcfg":         {},
+	"baystream/netcfg":         {"netcfg"},
 	"baystream/image":          {},
 	"baystream/init":           {},
 	"baystream/internal":       {"internal", "image"},
