@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"baystream/daemon/boot"
 	"baystream/daemon/cluster"
@@ -56,13 +59,15 @@ func bootPrograms() fs.FS { return os.DirFS(bootFiles) }
 // directory tells the boot service who the servers are, from the domain state.
 type directory struct {
 	d      *Daemon
-	leases *cluster.KV[string] // address by MAC, of ports whose server is not known
+	leases *cluster.KV[lease] // by MAC, of ports whose server is not known
+
+	complaints *rate.Limiter // strangers must not fill the log
 
 	mu sync.Mutex // one address is given out at a time
 }
 
 func newDirectory(d *Daemon) *directory {
-	return &directory{d: d, leases: cluster.NewKV[string](d.state.Client, "leases")}
+	return &directory{d: d, leases: cluster.NewKV[lease](d.state.Client, "strangers"), complaints: rate.NewLimiter(boot.ComplainEvery, 5)}
 }
 
 // ByMAC implements boot.Directory.
@@ -77,7 +82,7 @@ func (dir *directory) ByMAC(ctx context.Context, mac net.HardwareAddr) (boot.Ser
 		return boot.Server{}, err
 	}
 	if !known {
-		return boot.Server{Addr: addr, Reason: "no server with port " + mac.String() + " is known: register it as server hardware"}, nil
+		return boot.Server{Addr: addr, Lease: strangerLease, Reason: "no server with port " + mac.String() + " is known: register it as server hardware"}, nil
 	}
 	s := boot.Server{ID: h.UUID, Name: h.Name, Addr: addr}
 	s.Ready, s.Reason, s.Target, err = dir.target(ctx, h)
@@ -142,9 +147,10 @@ func (dir *directory) target(ctx context.Context, h domain.ServerHardware) (bool
 }
 
 // address is the server's address, given once and kept in its row; that of an
-// unknown port is kept by MAC.
+// unknown port is kept by MAC for a while.
 func (dir *directory) address(ctx context.Context, h domain.ServerHardware, known bool, mac net.HardwareAddr) (netip.Addr, error) {
-	if a, err := netip.ParseAddr(h.Address); known && err == nil && dir.d.depl.Pool.Contains(a) {
+	pool := dir.d.depl.Pool
+	if a, err := netip.ParseAddr(h.Address); known && err == nil && pool.Contains(a) {
 		return a, nil
 	}
 	dir.mu.Lock()
@@ -153,53 +159,47 @@ func (dir *directory) address(ctx context.Context, h domain.ServerHardware, know
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	if text, ok := leases[mac.String()]; ok && !known {
-		if a, err := netip.ParseAddr(text); err == nil && dir.d.depl.Pool.Contains(a) {
-			return a, nil
-		}
-	}
-	taken := map[netip.Addr]string{dir.d.depl.Address.Addr(): "appliance", dir.d.portal(): "portal"}
-	for m, text := range leases {
-		if a, err := netip.ParseAddr(text); err == nil {
-			taken[a] = m
-		}
-	}
 	servers, err := dir.d.state.ServerHardware.List(ctx)
 	if err != nil {
 		return netip.Addr{}, err
 	}
+	taken := map[netip.Addr]string{dir.d.depl.Address.Addr(): "appliance", dir.d.portal(): "portal"}
 	for _, s := range servers {
 		if a, err := netip.ParseAddr(s.Address); err == nil {
-			if known && s.UUID == h.UUID && dir.d.depl.Pool.Contains(a) {
+			if known && s.UUID == h.UUID && pool.Contains(a) {
 				return a, nil // somebody else just gave it
 			}
 			taken[a] = s.UUID
 		}
 	}
-	key := mac.String()
-	if known {
-		key = h.UUID
-		delete(taken, leased(leases, mac)) // its own from before it was known
+	if !known {
+		a, forget, err := strangerAddress(pool, taken, leases, mac.String(), time.Now())
+		if old := leases[mac.String()]; err == nil && (old.Address != a || time.Since(old.Seen).Abs() > seenEvery) {
+			err = dir.leases.Put(ctx, mac.String(), lease{a, time.Now()})
+		}
+		return a, errors.Join(err, dir.forget(ctx, leases, forget))
 	}
-	a, err := boot.Allocate(dir.d.depl.Pool, taken, key)
+	a, forget, err := serverAddress(pool, taken, leases, h.UUID, mac.String())
 	if err != nil {
 		return a, err
-	}
-	if !known {
-		return a, dir.leases.Put(ctx, mac.String(), a.String())
 	}
 	if _, err = dir.d.state.ServerHardware.Update(ctx, h.UUID, func(row *domain.ServerHardware) error { row.Address = a.String(); return nil }); err != nil {
 		return a, err
 	}
-	return a, dir.leases.Delete(ctx, mac.String())
+	return a, dir.forget(ctx, leases, forget)
 }
 
-func leased(leases map[string]string, mac net.HardwareAddr) netip.Addr {
-	a, err := netip.ParseAddr(leases[mac.String()])
-	if err != nil {
-		return netip.Addr{}
+// forget deletes leases of strangers.
+func (dir *directory) forget(ctx context.Context, leases map[string]lease, macs []string) error {
+	for _, m := range macs {
+		if _, ok := leases[m]; !ok {
+			continue
+		}
+		if err := dir.leases.Delete(ctx, m); err != nil {
+			return err
+		}
 	}
-	return a
+	return nil
 }
 
 // seenEvery bounds how often a sighting is written, so that a server that
@@ -209,7 +209,7 @@ const seenEvery = time.Minute
 // Seen implements boot.Directory: it notes when a server showed up, and enters
 // one that nobody registered.
 func (dir *directory) Seen(ctx context.Context, s boot.Sighting) {
-	if err := dir.seen(ctx, s); err != nil && ctx.Err() == nil {
+	if err := dir.seen(ctx, s); err != nil && ctx.Err() == nil && dir.complaints.Allow() {
 		dir.d.log.Warn("note server", "mac", s.MAC.String(), "err", err)
 	}
 }
@@ -233,12 +233,12 @@ func (dir *directory) seen(ctx context.Context, s boot.Sighting) error {
 		return nil
 	}
 	last, err := time.Parse(domain.TimeFormat, h.LastSeen)
-	if err == nil && time.Since(last) < seenEvery && hasPort(h, s.MAC) && (s.Serial == "" || h.SerialNumber != "") {
+	if err == nil && time.Since(last) < seenEvery && (hasPort(h, s.MAC) || len(h.MACs) >= maxPorts) && (s.Serial == "" || h.SerialNumber != "") {
 		return nil
 	}
 	_, err = dir.d.state.ServerHardware.Update(ctx, h.UUID, func(row *domain.ServerHardware) error {
 		row.LastSeen, row.LastSeenAs = domain.Stamp(time.Now()), s.Arch.String()
-		if !hasPort(*row, s.MAC) {
+		if !hasPort(*row, s.MAC) && len(row.MACs) < maxPorts {
 			row.MACs = append(row.MACs, s.MAC.String())
 		}
 		if row.Discovered {
@@ -261,12 +261,29 @@ func (dir *directory) enter(ctx context.Context, s boot.Sighting) error {
 	}
 	h.SetID(s.UUID)
 	describe(&h, s)
+	if err := dir.makeRoom(ctx); err != nil {
+		return err
+	}
 	_, err := dir.d.state.ServerHardware.Create(ctx, h)
 	if domain.KindOf(err) == domain.Conflict {
 		return nil // another request of the same server was first
 	}
 	dir.d.log.Info("server discovered", "uuid", h.UUID, "mac", s.MAC.String(), "serial", s.Serial)
 	return err
+}
+
+// makeRoom bounds how many servers are listed that nobody registered.
+func (dir *directory) makeRoom(ctx context.Context) error {
+	servers, err := dir.d.state.ServerHardware.List(ctx)
+	if err != nil {
+		return err
+	}
+	id, err := forgettable(servers, quota(dir.d.depl.Pool.Size()), time.Now())
+	if err != nil || id == "" {
+		return err
+	}
+	dir.d.log.Info("discovered server forgotten", "uuid", id)
+	return dir.d.state.ServerHardware.Delete(ctx, id)
 }
 
 // describe fills what the firmware says into a discovered row.

@@ -39,6 +39,7 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/time/rate"
 )
 
 // A Server is what the Directory knows about the owner of a MAC address.
@@ -48,6 +49,8 @@ type Server struct {
 	// Addr is the server's address on the deployment network, the same at each
 	// call. Servers that are not known have one too.
 	Addr netip.Addr
+	// Lease is how long it may keep Addr unasked; 0 stands for Config.Lease.
+	Lease time.Duration
 	// Ready says that the Target can be attached; else Reason says what is
 	// missing, in words for whoever looks at the server's screen.
 	Ready  bool
@@ -103,12 +106,18 @@ type Config struct {
 	Log       *slog.Logger
 }
 
+// ComplainEvery is how often the log speaks of requests that cannot be served:
+// whoever sends many must not fill it.
+var ComplainEvery = rate.Every(10 * time.Second)
+
 const defaultLease = 7 * 24 * time.Hour
 
 // A Service is the boot service of one deployment network.
 type Service struct {
 	cfg Config
 	log *slog.Logger
+
+	complaints *rate.Limiter // about requests that get no answer
 
 	mu   sync.Mutex
 	told map[string]string // MAC → what was logged last
@@ -127,7 +136,7 @@ func New(cfg Config) (*Service, error) {
 	if cfg.Lease == 0 {
 		cfg.Lease = defaultLease
 	}
-	return &Service{cfg: cfg, log: cfg.Log.With("link", cfg.Interface), told: map[string]string{}}, nil
+	return &Service{cfg: cfg, log: cfg.Log.With("link", cfg.Interface), told: map[string]string{}, complaints: rate.NewLimiter(ComplainEvery, 5)}, nil
 }
 
 // ErrInterface says that the interface has gone, or no longer has the address.

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"testing/fstest"
 
 	"baystream/netcfg"
@@ -206,6 +207,16 @@ func TestReplyKeepsAddressesStable(t *testing.T) {
 		}
 		if got != tt.want {
 			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestStrangersHaveShortLeases(t *testing.T) {
+	cfg := testService(t, newDirectory()).cfg
+	addr := newDirectory().server.Addr
+	for lease, want := range map[time.Duration]time.Duration{0: cfg.Lease, time.Minute: time.Minute} {
+		if got := reply(client(), Server{Addr: addr, Lease: lease}, cfg).IPAddressLeaseTime(0); got != want {
+			t.Errorf("a server with lease %v gets %v, want %v", lease, got, want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package boot
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"net"
@@ -69,7 +70,9 @@ func (s *Service) answerDHCP(ctx context.Context, req *dhcpv4.DHCPv4) *dhcpv4.DH
 	s.cfg.Directory.Seen(ctx, seen)
 	srv, err := s.cfg.Directory.ByMAC(ctx, seen.MAC)
 	if err != nil {
-		s.log.Warn("dhcp request without answer", "mac", seen.MAC.String(), "err", err)
+		if s.complaints.Allow() {
+			s.log.Warn("dhcp request without answer", "mac", seen.MAC.String(), "err", err)
+		}
 		return nil
 	}
 	if !s.cfg.Address.Contains(srv.Addr) || srv.Addr == s.cfg.Address.Addr() {
@@ -166,7 +169,7 @@ func reply(req *dhcpv4.DHCPv4, srv Server, cfg Config) *dhcpv4.DHCPv4 {
 	}
 	if req.MessageType() != dhcpv4.MessageTypeInform { // RFC 2131 section 4.3.5
 		ans.YourIPAddr = srv.Addr.AsSlice()
-		lease := min(cfg.Lease, maxInfinite)
+		lease := min(cmp.Or(srv.Lease, cfg.Lease), maxInfinite)
 		ans.UpdateOption(dhcpv4.OptIPAddressLeaseTime(lease))
 		ans.UpdateOption(dhcpv4.OptRenewTimeValue(lease / 2))
 		ans.UpdateOption(dhcpv4.OptRebindingTimeValue(lease / 8 * 7))
