@@ -55,6 +55,7 @@ type Config struct {
 	Memory  int               // MiB, default 512
 	Env     []string
 	Timeout time.Duration // default 9 minutes, less when the test's deadline is nearer
+	Extra   []string      // further arguments of QEMU's, such as devices
 
 	// Virtual runs one CPU on virtual time (QEMU's icount), so that times
 	// measured in the guest repeat.
@@ -278,7 +279,7 @@ func arguments(dir, kernel, initrd string, cfg Config) ([]string, error) {
 		args = append(args, "-drive", "if=none,format=raw,discard=unmap,cache=unsafe,id="+id+",file="+file,
 			"-device", "virtio-blk-pci,drive="+id+",serial=baystream-"+id)
 	}
-	return args, nil
+	return append(args, cfg.Extra...), nil
 }
 
 // boot runs QEMU to its end and copies the console to w.
