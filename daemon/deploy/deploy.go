@@ -8,9 +8,10 @@
 // failed deployment leaves no clone; its log stays and names the line.
 //
 // A volume is never destroyed as a side effect. What replaces or unassigns it
-// moves it to the trash, where it stays for TrashTime; only an explicit second
-// delete, or the end of that time, destroys it. A change that would make a
-// volume anew is refused unless forceOsDeployment says that this is meant.
+// moves it to the trash, where it stays for TrashTime and can be restored; only
+// an explicit second delete, or the end of that time, destroys it. A change that
+// would make a volume anew is refused unless forceOsDeployment says that this is
+// meant, and if the new one fails the old one is the profile's again.
 //
 // Deploy owns profiles and volumes in the store. One task per server runs at a
 // time; everything is safe for concurrent use.
@@ -127,10 +128,11 @@ func New(c Config) (*Deployer, error) {
 		return nil, fmt.Errorf("deployment logs: %w", err)
 	}
 	d.tasks.Register(task.Kind{Name: "profile.deploy", Undo: d.undo, Steps: []task.Step{
-		{Name: "Retire previous OS volume", Do: d.retire},
+		{Name: "Withdraw previous OS volume", Do: d.withdrawPrevious},
 		{Name: "Create OS volume", Do: d.create},
 		{Name: "Personalise OS volume", Do: d.personalise},
 		{Name: "Export OS volume", Do: d.export},
+		{Name: "Retire previous OS volume", Do: d.retire},
 		{Name: "Complete server profile", Do: d.complete},
 	}})
 	d.tasks.Register(task.Kind{Name: "profile.assign", Undo: d.markFailed, Steps: []task.Step{
@@ -141,16 +143,22 @@ func New(c Config) (*Deployer, error) {
 		{Name: "Retire OS volume", Do: d.retire},
 		{Name: "Delete server profile", Do: d.remove},
 	}})
+	d.tasks.Register(task.Kind{Name: "volume.restore", Undo: d.undoRestore, Steps: []task.Step{
+		{Name: "Withdraw present OS volume", Do: d.withdrawPrevious},
+		{Name: "Restore OS volume", Do: d.restore},
+		{Name: "Retire present OS volume", Do: d.retire},
+	}})
 	d.tasks.Register(task.Kind{Name: "volume.delete", Steps: []task.Step{{Name: "Delete OS volume", Do: d.deleteVolume}}})
 	return d, nil
 }
 
 // The data that steps hand on.
 const (
-	keyProfile = "profile"
-	keyVolume  = "volume"  // id of the volume that this task makes
-	keyBegun   = "begun"   // personalising has begun: the clone is no longer fresh
-	keyDestroy = "destroy" // the volume was in the trash when its deletion was asked for
+	keyProfile  = "profile"
+	keyVolume   = "volume"   // id of the volume that this task makes
+	keyPrevious = "previous" // id of the volume that it replaces
+	keyBegun    = "begun"    // personalising has begun: the clone is no longer fresh
+	keyDestroy  = "destroy"  // the volume was in the trash when its deletion was asked for
 )
 
 // States of a profile whose task has not ended, and what the task is called.

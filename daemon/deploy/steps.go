@@ -119,6 +119,9 @@ func (d *Deployer) profile(ctx context.Context, r *task.Run) (domain.ServerProfi
 // retire moves the profile's volumes to the trash, but for the one that this
 // task makes.
 func (d *Deployer) retire(ctx context.Context, r *task.Run) error {
+	if r.Data(keyProfile) == "" {
+		return nil
+	}
 	return d.retireAll(ctx, domain.ServerProfiles+"/"+r.Data(keyProfile), r.Data(keyVolume))
 }
 
@@ -170,6 +173,9 @@ func (d *Deployer) create(ctx context.Context, r *task.Run) error {
 	spec := VolumeSpec{ID: id, Name: p.Name, Size: res.size}
 	if res.golden != nil {
 		spec.Golden, v.GoldenVolumeURI = res.golden.ID, res.golden.URI
+	}
+	if err := d.madeWith.Put(ctx, id, *p.OSDeploymentSettings); err != nil {
+		return err
 	}
 	// The row comes first: a clone without a row would be nobody's.
 	if _, err := d.state.OSVolumes.Create(ctx, v); err != nil && domain.KindOf(err) != domain.Conflict {
@@ -342,7 +348,8 @@ func (d *Deployer) complete(ctx context.Context, r *task.Run) error {
 	return err
 }
 
-// undo removes the clone of a failed deployment and marks the profile.
+// undo removes the clone of a failed deployment and gives the profile back the
+// volume that it had, or marks it.
 func (d *Deployer) undo(ctx context.Context, r *task.Run, cause error) error {
 	if log, err := d.appendLog(r.Data(keyVolume)); err == nil {
 		fmt.Fprintf(log, "=== failed, %s\n%v\nthe clone is deleted\n", domain.Stamp(time.Now()), cause)
@@ -351,7 +358,7 @@ func (d *Deployer) undo(ctx context.Context, r *task.Run, cause error) error {
 	if err := d.destroy(ctx, r.Data(keyVolume)); err != nil {
 		return err
 	}
-	return d.markFailed(ctx, r, cause)
+	return d.bringBack(ctx, r, cause)
 }
 
 func (d *Deployer) markFailed(ctx context.Context, r *task.Run, _ error) error {
@@ -383,15 +390,7 @@ func (d *Deployer) withdraw(ctx context.Context, r *task.Run) error {
 	if err := d.quiet(ctx, id); err != nil {
 		return err
 	}
-	if err := d.storage.Unexport(ctx, id); err != nil {
-		return err
-	}
-	_, err = d.state.OSVolumes.Update(ctx, id, func(v *domain.OSVolume) error {
-		v.State, v.ServerHardwareURI, v.InitiatorIQN = domain.VolumeUnassigned, "", ""
-		v.DependentArtifacts = []domain.Dependent{}
-		return nil
-	})
-	return err
+	return d.unassign(ctx, id)
 }
 
 // assign gives the profile's volume, if it has one, to its present server.
