@@ -204,3 +204,23 @@ func TestFrameSessionsEndAndJSONIsOneDocument(t *testing.T) {
 		}
 	}
 }
+
+func TestBackupIsDownloadedAndRestored(t *testing.T) {
+	const b = backupsURI + "/b"
+	task := `{"uri":"/rest/tasks/t","taskState":"Completed","name":"Backup","associatedResource":{"resourceUri":"` + b + `"}}`
+	app := newAppliance(t, map[string]string{"POST " + backupsURI: task, "GET " + backupsURI + "/archive/b": "zip", "POST " + backupsURI + "/archive": task, "PUT " + b: task})
+	file := filepath.Join(t.TempDir(), "backup.zip")
+	if _, err := command(t, "artifacts", "backup", file); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(file); string(got) != "zip" {
+		t.Errorf("downloaded %q, %v", got, err)
+	}
+	if _, err := command(t, "artifacts", "backup", file); err == nil || !strings.Contains(err.Error(), "exists already") {
+		t.Errorf("over an existing file: %v", err)
+	}
+	app.asked = nil
+	if _, err := command(t, "artifacts", "restore", file); err != nil || len(app.asked) != 2 || app.asked[1] != "PUT "+b {
+		t.Errorf("restore = %v, asked %q", err, app.asked)
+	}
+}

@@ -86,7 +86,7 @@ func (l *Library) checkBundle(ctx context.Context, r *task.Run) error {
 	}
 	row := domain.ArtifactBundle{
 		Resource:     domain.Resource{Name: r.Data(keyName), Description: r.Data(keyDesc), Status: domain.StatusOK, State: "Ready"},
-		ImportBundle: r.Data(keyFile) != "", Checksum: r.Data(keyObject), CheckSum: r.Data(keyObject), Size: st.Size(),
+		ImportBundle: r.Data(keyFile) != "", BackupService: r.Data(keyBackup) == "true", Checksum: r.Data(keyObject), CheckSum: r.Data(keyObject), Size: st.Size(),
 	}
 	row.SetID(r.Data(keyID))
 	members(b, &row)
@@ -229,7 +229,7 @@ func (l *Library) beginExtract(ctx context.Context, r *task.Run) error {
 		if err != nil {
 			return err
 		}
-		if err := l.goldenWithoutVolumes(ctx, old); err != nil {
+		if err := l.mayReplace(ctx, old, g.from); err != nil {
 			return err
 		}
 	}
@@ -422,6 +422,11 @@ func (l *Library) packBundle(ctx context.Context, r *task.Run) error {
 	if err := json.Unmarshal([]byte(r.Data(keyReq)), &req); err != nil {
 		return fmt.Errorf("request: %w", err)
 	}
+	return l.pack(ctx, r, req)
+}
+
+// pack writes a bundle into the store and notes where it is.
+func (l *Library) pack(ctx context.Context, r *task.Run, req domain.CreateBundleRequest) error {
 	b, err := l.collect(ctx, req)
 	if err != nil {
 		return err

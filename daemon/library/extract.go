@@ -80,6 +80,11 @@ func planExtraction(b *artifact.Bundle, bundle domain.ArtifactBundle, have prese
 			row.BuildStep = append(row.BuildStep, domain.BuildStep{SerialNumber: s.SerialNumber, PlanScriptName: s.PlanScriptName, PlanScriptURI: uri})
 		}
 		row.SetID(pick.id("build plan", p.Name, p.ID))
+		for _, old := range have.builds { // no password is in a bundle
+			if old.BuildPlanID == row.BuildPlanID {
+				row.CustomAttributes = domain.KeepSecrets(row.CustomAttributes, old.CustomAttributes)
+			}
+		}
 		buildURI[row.Name] = row.URI
 		x.builds = append(x.builds, row)
 	}
@@ -119,6 +124,11 @@ func planExtraction(b *artifact.Bundle, bundle domain.ArtifactBundle, have prese
 			return x, missing(b, "deployment plan "+p.Name, "golden image", p.GoldenImage)
 		}
 		row.SetID(pick.id("deployment plan", p.Name, p.ID))
+		for _, old := range have.plans {
+			if old.ID == row.ID {
+				row.CustomAttributes = domain.KeepSecrets(row.CustomAttributes, old.CustomAttributes)
+			}
+		}
 		x.plans = append(x.plans, row)
 	}
 
@@ -135,6 +145,9 @@ func planExtraction(b *artifact.Bundle, bundle domain.ArtifactBundle, have prese
 func inUse(x extraction, have present) error {
 	st := domain.State{BuildPlans: have.builds, DeploymentPlans: have.plans, Profiles: have.profiles}
 	for _, p := range x.plans {
+		if slices.ContainsFunc(have.plans, func(old domain.DeploymentPlan) bool { return samePlan(old, p) }) {
+			continue
+		}
 		p.HPProvided = false // a newer bundle may replace what came read-only
 		if err := domain.MayChangeDeploymentPlan(p, st); err != nil {
 			return err
@@ -163,10 +176,29 @@ func inUse(x extraction, have present) error {
 	return nil
 }
 
+// samePlan says whether two rows are the same deployment plan.
+func samePlan(a, b domain.DeploymentPlan) bool {
+	plain := func(p domain.DeploymentPlan) string {
+		return encode([]any{p.ID, p.OEBuildPlanURI, p.GoldenImageURI, plainAttributes(p.CustomAttributes)})
+	}
+	return plain(a) == plain(b)
+}
+
+// plainAttributes has one form for what means the same.
+func plainAttributes(in []domain.Attribute) []domain.Attribute {
+	out := []domain.Attribute{}
+	for _, a := range in {
+		editable, visible := a.Editable == nil || *a.Editable, a.Visible == nil || *a.Visible
+		a.Editable, a.Visible = &editable, &visible
+		out = append(out, a)
+	}
+	return out
+}
+
 // sameBuild says whether two build plans do the same.
 func sameBuild(a, b domain.BuildPlan) bool {
 	plain := func(p domain.BuildPlan) string {
-		return encode([]any{strings.ToLower(p.OEBuildPlanType), p.BuildStep, p.CustomAttributes})
+		return encode([]any{strings.ToLower(p.OEBuildPlanType), append([]domain.BuildStep{}, p.BuildStep...), plainAttributes(p.CustomAttributes)})
 	}
 	return plain(a) == plain(b)
 }

@@ -91,6 +91,7 @@ func New(c Config) *Library {
 		plans: cluster.NewKV[planned](c.State.Client, "library/extract")}
 	l.registerBundles()
 	l.registerGoldens()
+	l.registerBackups()
 	return l
 }
 
@@ -104,6 +105,7 @@ const (
 	keySize   = "size"
 	keyForce  = "force"
 	keyReq    = "request" // JSON
+	keyBackup = "backup"  // the bundle is one
 )
 
 // put takes an upload into the store.

@@ -313,8 +313,23 @@ func TestArtifactBundles(t *testing.T) {
 	if a := g.want(200, "GET", "/rest/artifact-bundles/backups", nil); a.at("total") != float64(0) {
 		t.Errorf("backups = %s", a.raw)
 	}
-	g.refused(501, "POST", "/rest/artifact-bundles/backups", map[string]any{"deploymentGroupURI": "x"}, "backup")
-	g.refused(501, "POST", "/rest/artifact-bundles/backups/archive?deploymentGrpUri=x", body)
+	g.want(202, "POST", "/rest/artifact-bundles/backups/archive?deploymentGrpUri=x", body, "Content-Type", ct, "uploadfilename", "b.zip")
+	if got, want := g.fake.last(), "Add backup Administrator HPE-Bundle.zip"; got != want {
+		t.Errorf("library was asked %q, want %q", got, want)
+	}
+	group := map[string]any{"deploymentGroupURI": "/rest/deployment-groups/x"}
+	backup := g.want(202, "POST", "/rest/artifact-bundles/backups", group).str("associatedResource.resourceUri")
+	if a := g.want(200, "GET", backup, nil); a.at("backupService") != true {
+		t.Errorf("backup = %s", a.raw)
+	}
+	if a := g.want(200, "GET", "/rest/artifact-bundles/backups", nil); a.at("total") != 2.0 {
+		t.Errorf("backups = %s", a.raw)
+	}
+	if a := g.want(200, "GET", strings.Replace(backup, "/backups/", "/backups/archive/", 1), nil); a.raw != "PK zip" {
+		t.Errorf("backup's archive = %q", a.raw)
+	}
+	g.want(202, "PUT", backup, group)
+	g.want(404, "PUT", "/rest/artifact-bundles/backups/"+id, group)
 	g.want(404, "GET", "/rest/artifact-bundles/backups/"+id, nil)
 	g.want(404, "GET", "/rest/artifact-bundles/backups/archive/"+id, nil)
 	g.want(202, "DELETE", uri, "{}")

@@ -161,44 +161,23 @@ func (s *Server) getBackup(w http.ResponseWriter, r *http.Request) error {
 	return s.ok(w, viewBundle(b))
 }
 
-// backups returns the Library's backups, or says that there are none yet.
-func (s *Server) backups() (Backups, error) {
-	if b, ok := s.Library.(Backups); ok {
-		return b, nil
-	}
-	return nil, domain.Errorf(domain.Unsupported, "backup", "this version makes and restores no backups").
-		Fix("Make an artifact bundle of everything and download it; upload and extract it to restore.")
-}
-
 func (s *Server) createBackup(w http.ResponseWriter, r *http.Request) error {
-	lib, err := s.backups()
-	if err != nil {
-		return err
-	}
-	t, err := lib.CreateBackup(r.Context(), owner(r))
+	t, err := s.Library.CreateBackup(r.Context(), owner(r))
 	return s.accepted(w, t, err)
 }
 
 func (s *Server) restoreBackup(w http.ResponseWriter, r *http.Request) error {
-	lib, err := s.backups()
-	if err != nil {
-		return err
-	}
 	b, err := s.backup(r)
 	if err != nil {
 		return err
 	}
-	t, err := lib.RestoreBackup(r.Context(), owner(r), b.ArtifactsBundleID)
+	t, err := s.Library.RestoreBackup(r.Context(), owner(r), b.ArtifactsBundleID)
 	return s.accepted(w, t, err)
 }
 
 func (s *Server) uploadBackup(w http.ResponseWriter, r *http.Request) error {
-	lib, err := s.backups()
-	if err != nil {
-		return err
-	}
 	return s.receive(w, r, func(u upload) (domain.Task, error) {
-		return lib.UploadBackup(r.Context(), owner(r), cmp.Or(u.Filename, u.Name), u)
+		return s.Library.UploadBackup(r.Context(), owner(r), cmp.Or(u.Filename, u.Name), u)
 	})
 }
 

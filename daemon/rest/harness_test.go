@@ -304,6 +304,30 @@ func (f *fake) DeleteBundle(ctx context.Context, owner, id string) (domain.Task,
 	return f.task(ctx, "Delete", domain.ArtifactBundles+"/"+id, "bundle")
 }
 
+func (f *fake) CreateBackup(ctx context.Context, owner string) (domain.Task, error) {
+	return f.backup(ctx, "Create backup", owner)
+}
+
+func (f *fake) UploadBackup(ctx context.Context, owner, filename string, r io.Reader) (domain.Task, error) {
+	if err := f.take(r); err != nil {
+		return domain.Task{}, err
+	}
+	return f.backup(ctx, "Add backup", owner+" "+filename)
+}
+
+func (f *fake) backup(ctx context.Context, name, note string) (domain.Task, error) {
+	b := domain.ArtifactBundle{Resource: domain.Resource{Name: name}, BackupService: true}
+	b.SetID(domain.NewID())
+	if _, err := f.store.ArtifactBundles.Create(ctx, b); err != nil {
+		return domain.Task{}, err
+	}
+	return f.task(ctx, name, backupsURI+"/"+b.ArtifactsBundleID, "%s", note)
+}
+
+func (f *fake) RestoreBackup(ctx context.Context, owner, id string) (domain.Task, error) {
+	return f.task(ctx, "Restore backup", backupsURI+"/"+id, "restore %s", id)
+}
+
 type file struct{ *strings.Reader }
 
 func (file) Close() error { return nil }

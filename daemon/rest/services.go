@@ -33,12 +33,8 @@ type Library interface {
 	DeleteGoldenImage(ctx context.Context, owner, id string) (domain.Task, error)
 	// OpenGoldenImage returns a zip with the raw image and the name to offer for it.
 	OpenGoldenImage(ctx context.Context, id string) (io.ReadCloser, string, error)
-}
 
-// Backups is what a Library may offer beyond: one bundle with all artifacts. A
-// Library without it has the routes below /rest/artifact-bundles/backups
-// answered by an error that says so.
-type Backups interface {
+	// A backup is one bundle with all artifacts.
 	CreateBackup(ctx context.Context, owner string) (domain.Task, error)
 	UploadBackup(ctx context.Context, owner, filename string, r io.Reader) (domain.Task, error)
 	RestoreBackup(ctx context.Context, owner, id string) (domain.Task, error)
