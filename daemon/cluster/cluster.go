@@ -3,7 +3,16 @@
 //
 // A Node is the member. It opens no network port and no socket: the daemon
 // reaches it by function calls (Node.Client), and the state lies below one
-// directory. A Table holds the entities of one resource collection with a
+// directory. Other members reach it through Node.PeerHandler, which the daemon
+// serves behind mutual TLS, and it reaches them at the addresses in the
+// membership; alone it needs neither (development configuration). Members come
+// as learners and get their vote when they hold the whole state (Add, Promote;
+// member.go); one whose files are damaged is set aside and joins anew
+// (DamagedError). Grants and the Elector are who may do what: compare-and-swap
+// with epochs, and one active appliance at a time; writes under a Term's
+// context fail once the term is over. Votes says what the next loss would do.
+//
+// A Table holds the entities of one resource collection with a
 // unique name index; a KV holds small values that are not resources (users,
 // secrets), a Value exactly one of them (settings). A Txn joins any number of
 // them: everything read and written in it happens at one revision or not at
@@ -16,18 +25,24 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // Config says where a member keeps its state and what it is called.
@@ -35,6 +50,20 @@ type Config struct {
 	Dir  string       // made with mode 0700 if it is missing; belongs to the member alone
 	Name string       // name of the member, "appliance" if empty; never changes after the first start
 	Log  *slog.Logger // etcd's warnings and errors come here; required
+
+	URL  string // where the other members find this one, https://ADDRESS:PORT; empty while it is alone
+	TLS  Files  // shown to other members; zero: a member that stays alone
+	Join []Peer // of a member that joins: all members, this one included (Node.Add); ignored once it has state
+}
+
+// Files are what a member needs to speak to others. The certificate and its
+// key are read anew for each connection, the CAs once at the start.
+type Files struct{ Cert, Key, CAs string }
+
+// Peer is where a member is found.
+type Peer struct {
+	Name string `json:"name"`
+	URL  string `json:"url"`
 }
 
 // Limits of the state. Resources are small (the largest are plan scripts of
@@ -47,13 +76,14 @@ const (
 	logEntries  = 500       // raft entries between two snapshots
 	keepEntries = 50        // raft entries kept behind a snapshot
 	keepHistory = "1000"    // revisions kept when the history is compacted
-	tick        = 20        // ms between raft ticks; a single member leads after 20 to 100 ms
-	election    = 100       // ms without a leader until an election
+	tick        = 50        // ms between raft ticks, the leader's heartbeat
+	election    = 500       // ms without a heartbeat until an election; a single member does not wait for it
+	maxCopies   = 8         // members without a vote
 )
 
-// peerURL is where other members would find this one. A single member listens
-// nowhere, so it is only a name; joining a second member will change it.
-const peerURL = "http://127.0.0.1:2380"
+// aloneURL is the address of a member that nobody needs to find; it is only a
+// name. The member gets a true one before the first other joins (Advertise).
+const aloneURL = "http://127.0.0.1:2380"
 
 // Node is a running member.
 type Node struct {
@@ -63,42 +93,114 @@ type Node struct {
 }
 
 // Start runs the member of cfg and returns when it can serve, or fails when
-// ctx ends first. The member lives until Close, not until ctx ends.
+// ctx ends first. The member lives until Close, not until ctx ends. It is for a
+// member that is alone; one with others is opened, then its PeerHandler served,
+// then waited for.
 func Start(ctx context.Context, cfg Config) (*Node, error) {
-	if cfg.Name == "" {
-		cfg.Name = "appliance"
+	n, err := Open(cfg)
+	if err != nil {
+		return nil, err
 	}
+	if err := n.WaitReady(ctx); err != nil {
+		n.etcd.Server.Stop()
+		n.etcd.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// Open begins to run the member of cfg. Its files are checked if it has others
+// to be rebuilt from; then a DamagedError says that they are not as it left
+// them. A first start as one of several needs the others (Config.Join), and
+// fails if they cannot be reached.
+func Open(cfg Config) (*Node, error) {
+	cfg.Name = cmp.Or(cfg.Name, "appliance")
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cluster: make state folder: %w", err)
 	}
-	e, err := embed.StartEtcd(memberConfig(cfg))
+	mc, err := memberConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.URL != "" {
+		if err := verify(mc.Dir); err != nil {
+			return nil, &DamagedError{Dir: mc.Dir, Err: err}
+		}
+	}
+	e, err := startEtcd(mc)
 	if err != nil {
 		return nil, fmt.Errorf("cluster: start member %s in %s: %w", cfg.Name, cfg.Dir, err)
 	}
-	select {
-	case <-e.Server.ReadyNotify():
-	case <-e.Server.StopNotify():
-		e.Close()
-		return nil, fmt.Errorf("cluster: member %s in %s stopped while starting", cfg.Name, cfg.Dir)
-	case <-ctx.Done():
-		e.Server.Stop()
-		e.Close()
-		return nil, fmt.Errorf("cluster: member %s in %s did not become ready: %w", cfg.Name, cfg.Dir, ctx.Err())
-	}
-	return &Node{etcd: e, client: v3client.New(e.Server), name: cfg.Name}, nil
+	n := &Node{etcd: e, client: v3client.New(e.Server), name: cfg.Name}
+	go n.leadAlone()
+	return n, nil
 }
 
-func memberConfig(cfg Config) *embed.Config {
+// WaitReady returns when the member can serve: it has found a leader and taken
+// part. If ctx ends first it goes on trying; Close ends it.
+func (n *Node) WaitReady(ctx context.Context) error {
+	select {
+	case <-n.etcd.Server.ReadyNotify():
+		return nil
+	case <-n.etcd.Server.StopNotify():
+		return fmt.Errorf("cluster: member %s stopped while starting", n.name)
+	case <-ctx.Done():
+		return fmt.Errorf("cluster: member %s did not become ready: %w", n.name, ctx.Err())
+	}
+}
+
+// startEtcd turns a panic over files that it cannot read into an error.
+func startEtcd(c *embed.Config) (e *embed.Etcd, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &DamagedError{Dir: c.Dir, Err: fmt.Errorf("%v", p)}
+		}
+	}()
+	return embed.StartEtcd(c)
+}
+
+// leadAlone makes the only member leader at once: there is nobody whose
+// heartbeat it could miss.
+func (n *Node) leadAlone() {
+	s := n.etcd.Server
+	self := uint64(s.MemberID())
+	for s.Lead() == 0 {
+		select {
+		case <-s.StopNotify():
+			return
+		case <-time.After(tick / 5 * time.Millisecond):
+		}
+		if all := s.Cluster().Members(); len(all) != 1 || uint64(all[0].ID) != self || s.AppliedIndex() < s.CommittedIndex() {
+			continue
+		}
+		if err := s.Process(context.Background(), raftpb.Message{Type: raftpb.MsgTimeoutNow, From: self, To: self}); err != nil {
+			return
+		}
+	}
+}
+
+func memberConfig(cfg Config) (*embed.Config, error) {
 	c := embed.NewConfig()
 	c.Name = cfg.Name
 	c.Dir = filepath.Join(cfg.Dir, "member")
-	peer, err := url.Parse(peerURL)
-	if err != nil {
-		panic(err)
+	address := cmp.Or(cfg.URL, aloneURL)
+	peer, err := url.Parse(address)
+	if err != nil || peer.Host == "" {
+		return nil, fmt.Errorf("cluster: member %s: address %q: want https://ADDRESS:PORT", cfg.Name, address)
 	}
 	c.ListenPeerUrls, c.ListenClientUrls = nil, nil
 	c.AdvertisePeerUrls, c.AdvertiseClientUrls = []url.URL{*peer}, []url.URL{*peer}
-	c.InitialCluster = cfg.Name + "=" + peerURL
+	c.InitialCluster = cfg.Name + "=" + address
+	if len(cfg.Join) > 0 {
+		c.InitialCluster, c.ClusterState = initialCluster(cfg.Join), embed.ClusterStateFlagExisting
+	}
+	if cfg.TLS != (Files{}) {
+		c.PeerTLSInfo = transport.TLSInfo{
+			CertFile: cfg.TLS.Cert, KeyFile: cfg.TLS.Key, TrustedCAFile: cfg.TLS.CAs,
+			ServerName: serverName, MinVersion: tls.VersionTLS13,
+		}
+	}
+	c.MaxLearners = maxCopies
 	c.InitialClusterToken = "baystream"
 	c.TickMs, c.ElectionMs = tick, election
 	c.QuotaBackendBytes = maxState
@@ -113,8 +215,9 @@ func memberConfig(cfg Config) *embed.Config {
 	// A slow disk delays requests, it does not make them wrong: warn late.
 	c.WarningApplyDuration = 2 * time.Second
 	c.WarningUnaryRequestDuration = 5 * time.Second
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(bridge{log: cfg.Log}))
-	return c
+	// Damaged files make etcd call Fatal: that must not end the daemon here.
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(bridge{log: cfg.Log}, zap.WithFatalHook(zapcore.WriteThenPanic)))
+	return c, nil
 }
 
 // Close stops the member; the state stays. It may be called once.
@@ -151,6 +254,7 @@ type Status struct {
 type Member struct {
 	ID     string `json:"id"` // hexadecimal
 	Name   string `json:"name"`
+	URL    string `json:"url"` // where the others find it; a mere name of one that is alone
 	Voter  bool   `json:"voter"`
 	Leader bool   `json:"leader"`
 }
@@ -180,7 +284,7 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 			s.Leader = m.Name
 		}
 		s.Members = append(s.Members, Member{
-			ID: fmt.Sprintf("%x", m.ID), Name: m.Name, Voter: !m.IsLearner, Leader: leader,
+			ID: fmt.Sprintf("%x", m.ID), Name: m.Name, URL: strings.Join(m.PeerURLs, ","), Voter: !m.IsLearner, Leader: leader,
 		})
 	}
 	for _, a := range alarms.Alarms {
