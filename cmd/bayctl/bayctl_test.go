@@ -157,6 +157,18 @@ func TestVolumesAreDeletedInTwoSteps(t *testing.T) {
 	}
 }
 
+func TestVolumeIsRestoredFromTheTrash(t *testing.T) {
+	const a, b = domain.OSVolumes + "/a", domain.OSVolumes + "/b"
+	newAppliance(t, map[string]string{
+		"GET " + domain.OSVolumes:      `{"members":[{"name":"web","uri":"` + a + `","state":"Exported"},{"name":"web","uri":"` + b + `","state":"Trash"}]}`,
+		"GET " + domain.ServerProfiles: `{"members":[{"name":"web","uri":"` + domain.ServerProfiles + `/p"}]}`,
+		"PUT " + b + "/restore":        `{"uri":"/rest/tasks/t","taskState":"Completed","name":"Restore OS volume","associatedResource":{"resourceName":"web"}}`,
+	})
+	if out, err := command(t, "volumes", "restore", "web", "--profile", "web", "--force"); err != nil || !strings.Contains(out, "done (web)") {
+		t.Errorf("restore = %q, %v", out, err)
+	}
+}
+
 func TestFrameSessionsEndAndJSONIsOneDocument(t *testing.T) {
 	const upload, extract = "POST " + domain.ArtifactBundles, "PUT " + domain.ArtifactBundles + "/b?extract=true&forceImport=false"
 	task := `{"uri":"/rest/tasks/t","taskState":"Completed","name":"Add","associatedResource":{"resourceUri":"` + domain.ArtifactBundles + `/b"}}`

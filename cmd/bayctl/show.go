@@ -249,7 +249,7 @@ func (a *app) volumesCmd() *cobra.Command {
 	cmd := listing(a, "volumes", "OS volumes", domain.OSVolumes, []any{"name", "state", "size", "profile", "portal", "iqn"}, func(v domain.OSVolume) []any {
 		return []any{v.Name, v.State, size(v.Size), v.ServerProfileName, v.OEVolumeIP, v.OEVolumeIQN}
 	})
-	cmd.AddCommand(a.deleteVolumeCmd(), a.oneArg(&cobra.Command{Use: "log VOLUME", Short: "Log of the deployment that made a volume", Args: cobra.ExactArgs(1),
+	cmd.AddCommand(a.deleteVolumeCmd(), a.restoreVolumeCmd(), a.oneArg(&cobra.Command{Use: "log VOLUME", Short: "Log of the deployment that made a volume", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := a.connect(cmd.Context())
 			if err != nil {
@@ -285,6 +285,43 @@ func (a *app) deleteVolumeCmd() *cobra.Command {
 			return a.follow(ctx, c, t)
 		}}
 	cmd.Flags().BoolVar(&purge, "purge", false, "destroy a volume in the trash now, with all that is on it")
+	return a.oneArg(cmd, entityNames[domain.OSVolume](domain.OSVolumes))
+}
+
+func (a *app) restoreVolumeCmd() *cobra.Command {
+	var profile string
+	var force bool
+	cmd := &cobra.Command{Use: "restore VOLUME", Short: "Take a volume out of the trash, for a server profile if one is named", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx := cmd.Context()
+			c, err := a.connect(ctx)
+			if err != nil {
+				return err
+			}
+			all, err := list[domain.OSVolume](ctx, c, domain.OSVolumes)
+			if err != nil {
+				return err
+			}
+			uri, err := pickVolume(all, args[0], true)
+			if err != nil {
+				return err
+			}
+			req := map[string]any{"force": force}
+			if profile != "" {
+				p, err := find[domain.ServerProfile](ctx, c, domain.ServerProfiles, "server profile", profile)
+				if err != nil {
+					return err
+				}
+				req["serverProfileUri"] = p.URI
+			}
+			var t domain.Task
+			if _, err := c.do(ctx, http.MethodPut, uri+"/restore", req, &t); err != nil {
+				return err
+			}
+			return a.follow(ctx, c, t)
+		}}
+	cmd.Flags().StringVar(&profile, "profile", "", "server profile that gets the volume; without, it is unassigned")
+	cmd.Flags().BoolVar(&force, "force", false, "move the volume that the profile has to the trash in its place")
 	return a.oneArg(cmd, entityNames[domain.OSVolume](domain.OSVolumes))
 }
 

@@ -410,6 +410,10 @@ func (f *fake) DeleteVolume(ctx context.Context, owner, id string) (domain.Task,
 	return f.task(ctx, "Delete", domain.OSVolumes+"/"+id, "volume")
 }
 
+func (f *fake) RestoreVolume(ctx context.Context, owner, id, profileURI string, force bool) (domain.Task, error) {
+	return f.task(ctx, "Restore", domain.OSVolumes+"/"+id, "for %s %v", profileURI, force)
+}
+
 func (f *fake) Health(context.Context) domain.Health {
 	return domain.Health{Status: "Warning", Appliance: domain.Identity{Name: "CZ1, appliance 1"}, Parts: []domain.HealthPart{
 		{Name: "network", Status: "OK", Detail: "portal 198.51.100.3"},

@@ -65,6 +65,7 @@ func (s *Server) routes() http.Handler {
 	on("GET /rest/os-volumes", anyone, s.listVolumes)
 	on("GET /rest/os-volumes/{id}", anyone, s.getVolume)
 	on("DELETE /rest/os-volumes/{id}", profiles, s.deleteVolume)
+	on("PUT /rest/os-volumes/{id}/restore", profiles, s.restoreVolume)
 	on("GET /rest/os-volumes/archive/{id}", anyone, s.volumeLog)
 	on("GET /rest/os-volumes/{id}/{part}", anyone, s.volumePart)
 	on("GET /rest/stateless-servers", anyone, s.listStatelessServers)

@@ -59,6 +59,9 @@ type Deployer interface {
 	VolumeStorage(ctx context.Context, volumeID string) (any, error)
 	// DeleteVolume moves the volume to the trash; one that is there it destroys.
 	DeleteVolume(ctx context.Context, owner, id string) (domain.Task, error)
+	// RestoreVolume takes a volume out of the trash, for the profile if one is
+	// named; force replaces the volume that the profile has.
+	RestoreVolume(ctx context.Context, owner, id, profileURI string, force bool) (domain.Task, error)
 }
 
 // Appliance reports about the module it runs on. What it returns is encoded as
