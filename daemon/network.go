@@ -60,7 +60,7 @@ func (n *network) want() netcfg.Config {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	mgmt, ics := ports(n.d.inv)
-	return netcfg.ModuleConfig(mgmt, ics, n.mgmt, n.d.depl)
+	return netcfg.Module{ManagementPort: mgmt, InterconnectPorts: ics, Management: n.mgmt, Deployment: n.d.depl}.Config()
 }
 
 // run reconciles until ctx ends: events only wake it, each round looks at the
@@ -119,7 +119,7 @@ func (n *network) syncManagement(ctx context.Context, mgmt netcfg.NIC) {
 	if mgmt.Name == "" || !n.d.mgmt.Address.IsValid() {
 		return
 	}
-	want := netcfg.ModuleConfig(mgmt, nil, n.d.mgmt, netcfg.Deployment{})
+	want := netcfg.Module{ManagementPort: mgmt, Management: n.d.mgmt}.Config()
 	if _, err := netcfg.Sync(ctx, want); err == nil {
 		n.announce(ctx, want)
 		n.once.Do(func() { close(n.ready) })

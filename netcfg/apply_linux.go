@@ -79,7 +79,11 @@ func apply(c Change) error {
 	switch c := c.(type) {
 	case CreateBond:
 		b := netlink.NewLinkBond(attrs(c.Name))
-		b.Mode = netlink.BOND_MODE_ACTIVE_BACKUP
+		b.Mode, b.PrimaryReselect = netlink.BOND_MODE_ACTIVE_BACKUP, netlink.BOND_PRIMARY_RESELECT_FAILURE
+		if c.LACP {
+			b.Mode, b.PrimaryReselect = netlink.BOND_MODE_802_3AD, -1
+			b.LacpRate, b.XmitHashPolicy = netlink.BOND_LACP_RATE_FAST, netlink.BOND_XMIT_HASH_POLICY_LAYER3_4
+		}
 		b.Miimon = c.Miimon
 		return netlink.LinkAdd(b)
 	case CreateVLAN:
@@ -118,6 +122,9 @@ func apply(c Change) error {
 			primary = p.Attrs().Index
 		}
 		return modifyBond(l, func(b *netlink.Bond) { b.Primary = primary })
+	case SetReselect:
+		policy := netlink.StringToBondPrimaryReselectMap[c.Policy]
+		return modifyBond(l, func(b *netlink.Bond) { b.PrimaryReselect = policy })
 	case SetMTU:
 		return netlink.LinkSetMTU(l, c.MTU)
 	case SetUp:

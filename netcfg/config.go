@@ -15,7 +15,7 @@
 // Beside that there are the small protocols of an address: Announce
 // (gratuitous ARP) and DHCP (the client of the management port); and the
 // frame's settings for a module, ParseManagement, ParseDeployment and the
-// ModuleConfig made of them.
+// Module whose Config is made of them.
 //
 // One Apply runs at a time; everything else is safe for concurrent use.
 package netcfg
@@ -37,7 +37,7 @@ type Kind string
 // The kinds of links a Config knows.
 const (
 	Physical Kind = "physical" // exists already; found by MAC or by name
-	Bond     Kind = "bond"     // active-backup over physical links
+	Bond     Kind = "bond"     // active-backup or LACP over physical links
 	VLAN     Kind = "vlan"     // an 802.1Q tag on a physical link or a bond
 )
 
@@ -59,9 +59,13 @@ type Link struct {
 
 	// Slaves are the physical links of a bond.
 	Slaves []string
-	// Primary is the slave that is preferred while its carrier is up; empty
-	// for none.
+	// Primary is the slave that a new bond uses first; empty for none. When it
+	// failed, the bond does not return to it before the other one fails, or
+	// somebody else decides so (package probe).
 	Primary string
+	// LACP makes the bond speak IEEE 802.1AX: all slaves carry traffic. Without
+	// it, one does (active-backup).
+	LACP bool
 	// Miimon is the bond's link check interval in milliseconds; 0 means 100.
 	Miimon int
 
@@ -229,6 +233,9 @@ func (c Config) checkBond(l Link) error {
 	}
 	if l.Primary != "" && !slices.Contains(l.Slaves, l.Primary) {
 		return fmt.Errorf("primary %s is not a slave: name one of %s", l.Primary, strings.Join(l.Slaves, ", "))
+	}
+	if l.LACP && l.Primary != "" {
+		return errors.New("a bond with LACP has no primary: leave one of them out")
 	}
 	if l.Miimon < 0 {
 		return fmt.Errorf("miimon %d: use milliseconds above 0, or 0 for %d", l.Miimon, DefaultMiimon)

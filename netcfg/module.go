@@ -16,23 +16,42 @@ type NIC struct {
 	MAC  net.HardwareAddr
 }
 
-// ModuleConfig returns the wanted network of a module: its management port,
-// untagged; an active-backup bond over its interconnect ports; and on it the
-// deployment network, tagged, where the portal is a second address. A port
-// without name and a zero setting are left out. With DHCP, m is the lease.
+// A Module says what a module has and what is set for it. A NIC without name
+// and a zero setting are left out.
+type Module struct {
+	ManagementPort    NIC
+	FramePort         NIC
+	InterconnectPorts []NIC
+
+	Management Management   // with DHCP: the lease
+	FrameLink  netip.Prefix // address on the frame's own network, from the frame document
+	Deployment Deployment
+	LACP       bool
+}
+
+// Config returns the wanted network of a module: its management port and the
+// frame link, untagged; a bond over its interconnect ports; and on it the
+// deployment network, tagged, where the portal is a second address.
 //
 // The first interconnect port is preferred, so that all modules of a frame sit
 // on the same interconnect module and their traffic stays within it.
-func ModuleConfig(mgmt NIC, ics []NIC, m Management, d Deployment) Config {
+func (m Module) Config() Config {
 	var c Config
-	if mgmt.Name != "" {
-		c.Links = append(c.Links, managementLink(mgmt, m))
+	if m.ManagementPort.Name != "" {
+		c.Links = append(c.Links, managementLink(m.ManagementPort, m.Management))
 	}
-	if len(ics) == 0 {
+	if m.FramePort.Name != "" && m.FrameLink.IsValid() {
+		c.Links = append(c.Links, Link{Name: m.FramePort.Name, Kind: Physical, MAC: m.FramePort.MAC, Addrs: []netip.Prefix{m.FrameLink}})
+	}
+	if len(m.InterconnectPorts) == 0 {
 		return c
 	}
-	bond := Link{Name: InterconnectBond, Kind: Bond, Primary: ics[0].Name, Miimon: DefaultMiimon, MTU: d.MTU}
-	for _, n := range ics {
+	d := m.Deployment
+	bond := Link{Name: InterconnectBond, Kind: Bond, LACP: m.LACP, Miimon: DefaultMiimon, MTU: d.MTU}
+	if !m.LACP {
+		bond.Primary = m.InterconnectPorts[0].Name
+	}
+	for _, n := range m.InterconnectPorts {
 		c.Links = append(c.Links, Link{Name: n.Name, Kind: Physical, MAC: n.MAC})
 		bond.Slaves = append(bond.Slaves, n.Name)
 	}
@@ -56,6 +75,12 @@ func managementLink(n NIC, m Management) Link {
 	if m.Gateway.IsValid() {
 		l.Routes = []Route{{Dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Gateway: m.Gateway}}
 	}
+	if m.Address6.IsValid() {
+		l.Addrs = append(l.Addrs, m.Address6)
+	}
+	if m.Gateway6.IsValid() {
+		l.Routes = append(l.Routes, Route{Dst: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Gateway: m.Gateway6})
+	}
 	return l
 }
 
@@ -70,6 +95,9 @@ func deploymentLink(d Deployment) Link {
 	}
 	if d.Portal.IsValid() && d.Portal != d.Address.Addr() {
 		l.Addrs = append(l.Addrs, netip.PrefixFrom(d.Portal, 32))
+	}
+	if d.Address6.IsValid() {
+		l.Addrs = append(l.Addrs, d.Address6)
 	}
 	return l
 }

@@ -244,7 +244,9 @@ func TestSyncBond(t *testing.T) {
 	m, _ := ParseManagement("address:192.0.2.10/24,gateway:192.0.2.1")
 	d, _ := ParseDeployment(deploymentSetting)
 	nics := []NIC{{Name: "p3"}, {Name: "p6"}}
-	module := func(d Deployment) Config { return ModuleConfig(NIC{Name: "p1"}, nics, m, d) }
+	module := func(d Deployment) Config {
+		return Module{ManagementPort: NIC{Name: "p1"}, InterconnectPorts: nics, Management: m, Deployment: d}.Config()
+	}
 
 	// A slave that is up, with an address, is what a bond refuses.
 	p6, _ := netlink.LinkByName("p6")

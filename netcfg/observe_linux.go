@@ -76,6 +76,7 @@ func linkState(l netlink.Link, names map[int]string) LinkState {
 		s.BondMode = l.Mode.String()
 		s.Miimon = l.Miimon
 		s.Primary = names[l.Primary]
+		s.Reselect = l.PrimaryReselect.String()
 		s.Active = names[l.ActiveSlave]
 	case *netlink.Vlan:
 		s.VLANParent = names[a.ParentIndex]
@@ -96,7 +97,7 @@ func observeAddrs(s *State, family int, index map[int]int) error {
 			continue
 		}
 		made := a.Flags&unix.IFA_F_PERMANENT == 0 || p.Addr().Is6() && p.Addr().IsLinkLocalUnicast()
-		s.Links[i].Addrs = append(s.Links[i].Addrs, Addr{Prefix: p, Kernel: made})
+		s.Links[i].Addrs = append(s.Links[i].Addrs, Addr{Prefix: p, Kernel: made, Duplicate: a.Flags&unix.IFA_F_DADFAILED != 0})
 	}
 	return nil
 }

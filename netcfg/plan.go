@@ -21,11 +21,15 @@ type Change interface {
 type (
 	// Delete removes a bond or a VLAN.
 	Delete struct{ Name string }
-	// CreateBond makes an active-backup bond; Miimon is in milliseconds.
+	// CreateBond makes a bond, active-backup or with LACP; Miimon is in
+	// milliseconds.
 	CreateBond struct {
 		Name   string
+		LACP   bool
 		Miimon int
 	}
+	// SetReselect says when a primary that failed is used again.
+	SetReselect struct{ Name, Policy string }
 	// CreateVLAN makes a VLAN.
 	CreateVLAN struct {
 		Name, Parent string
@@ -80,6 +84,7 @@ func (c Release) Link() string     { return c.Name }
 func (c Enslave) Link() string     { return c.Name }
 func (c SetMiimon) Link() string   { return c.Name }
 func (c SetPrimary) Link() string  { return c.Name }
+func (c SetReselect) Link() string { return c.Name }
 func (c SetMTU) Link() string      { return c.Name }
 func (c SetUp) Link() string       { return c.Name }
 func (c SetDown) Link() string     { return c.Name }
@@ -90,7 +95,10 @@ func (c RemoveRoute) Link() string { return c.Name }
 
 func (c Delete) String() string { return "delete link " + c.Name }
 func (c CreateBond) String() string {
-	return fmt.Sprintf("add link %s type bond mode active-backup miimon %d", c.Name, c.Miimon)
+	if c.LACP {
+		return fmt.Sprintf("add link %s type bond mode 802.3ad miimon %d lacp_rate fast xmit_hash_policy layer3+4", c.Name, c.Miimon)
+	}
+	return fmt.Sprintf("add link %s type bond mode active-backup miimon %d primary_reselect failure", c.Name, c.Miimon)
 }
 func (c CreateVLAN) String() string {
 	return fmt.Sprintf("add link %s link %s type vlan id %d", c.Name, c.Parent, c.ID)
@@ -100,6 +108,9 @@ func (c Enslave) String() string   { return fmt.Sprintf("set %s master %s", c.Na
 func (c SetMiimon) String() string { return fmt.Sprintf("set %s miimon %d", c.Name, c.Miimon) }
 func (c SetPrimary) String() string {
 	return fmt.Sprintf("set %s primary %s", c.Name, c.Primary)
+}
+func (c SetReselect) String() string {
+	return fmt.Sprintf("set %s primary_reselect %s", c.Name, c.Policy)
 }
 func (c SetMTU) String() string     { return fmt.Sprintf("set %s mtu %d", c.Name, c.MTU) }
 func (c SetUp) String() string      { return fmt.Sprintf("set %s up", c.Name) }
@@ -113,7 +124,11 @@ func (c RemoveRoute) String() string {
 
 func (c Delete) after(s *State) { s.deleteLink(c.Name) }
 func (c CreateBond) after(s *State) {
-	s.addLink(LinkState{Name: c.Name, Type: "bond", MTU: 1500, BondMode: activeBackup, Miimon: c.Miimon})
+	l := LinkState{Name: c.Name, Type: "bond", MTU: 1500, BondMode: activeBackup, Reselect: reselectFailure, Miimon: c.Miimon}
+	if c.LACP {
+		l.BondMode, l.Reselect = lacp, ""
+	}
+	s.addLink(l)
 }
 func (c CreateVLAN) after(s *State) {
 	l := LinkState{Name: c.Name, Type: "vlan", VLANParent: c.Parent, VLANID: c.ID}
@@ -131,6 +146,9 @@ func (c SetMiimon) after(s *State) {
 }
 func (c SetPrimary) after(s *State) {
 	s.on(c.Name, func(l *LinkState) { l.Primary = c.Primary })
+}
+func (c SetReselect) after(s *State) {
+	s.on(c.Name, func(l *LinkState) { l.Reselect = c.Policy })
 }
 func (c SetMTU) after(s *State) {
 	s.on(c.Name, func(l *LinkState) { s.setMTU(l, c.MTU) })
@@ -273,9 +291,9 @@ func mtuOf(want Config, have State, label, name string) int {
 	switch {
 	case w.MTU != 0:
 		return w.MTU
-	case w.Kind == Bond && (l == nil || l.BondMode != activeBackup):
+	case w.Kind == Bond && (l == nil || l.BondMode != w.bondMode()):
 		return 1500
-	case l.Master != "": // comes back with the one it had before its bond
+	case l.Master != "" || l.MTU == 0: // comes back with the one it had before its bond
 		return maxMTU
 	}
 	return l.MTU
@@ -283,7 +301,8 @@ func mtuOf(want Config, have State, label, name string) int {
 
 type planner struct {
 	links   []wanted
-	now     State // after changes
+	faulty  []string // of the configuration, left alone
+	now     State    // after changes
 	changes []Change
 	errs    []error
 }
@@ -291,6 +310,11 @@ type planner struct {
 func newPlan(want Config, have State) *planner {
 	p := &planner{now: have.clone()}
 	p.links, p.errs = resolve(want, have)
+	for _, err := range p.errs {
+		if bad := (*LinkError)(nil); errors.As(err, &bad) {
+			p.faulty = append(p.faulty, bad.Link)
+		}
+	}
 	p.clean()
 	for _, l := range p.links {
 		p.build(l)
@@ -334,15 +358,19 @@ func (p *planner) clean() {
 }
 
 // obsolete says whether l must go: a bond or VLAN of a wanted name but another
-// make, or a VLAN of ours on a wanted link that is no longer wanted.
+// make, or a VLAN of ours on a wanted link that is no longer wanted. One that is
+// wanted and cannot be had as it is wanted stays as it runs.
 func (p *planner) obsolete(l LinkState) bool {
+	if slices.Contains(p.faulty, l.Name) {
+		return false
+	}
 	for _, w := range p.links {
 		if w.Name != l.Name {
 			continue
 		}
 		switch w.Kind {
 		case Bond:
-			return l.BondMode != activeBackup
+			return l.BondMode != w.bondMode()
 		case VLAN:
 			return l.VLANParent != w.Parent || l.VLANID != w.ID
 		}
@@ -422,7 +450,7 @@ func (p *planner) vlanOn(parent string, id int) string {
 // the bond's MTU is set before, so that a new slave never shows another one.
 func (p *planner) buildBond(w wanted) {
 	if p.now.find(w.Name) == nil {
-		p.do(CreateBond{w.Name, w.Miimon})
+		p.do(CreateBond{w.Name, w.LACP, w.Miimon})
 	}
 	if p.now.find(w.Name).Miimon != w.Miimon {
 		p.do(SetMiimon{w.Name, w.Miimon})
@@ -444,9 +472,23 @@ func (p *planner) buildBond(w wanted) {
 		}
 		p.setMTU(s, p.now.find(w.Name).MTU)
 	}
+	if w.LACP {
+		return
+	}
+	if p.now.find(w.Name).Reselect != reselectFailure {
+		p.do(SetReselect{w.Name, reselectFailure})
+	}
 	if p.now.find(w.Name).Primary != w.Primary {
 		p.do(SetPrimary{w.Name, w.Primary})
 	}
+}
+
+// bondMode is the mode of a wanted bond, as the kernel spells it.
+func (l Link) bondMode() string {
+	if l.LACP {
+		return lacp
+	}
+	return activeBackup
 }
 
 func (p *planner) setMTU(name string, mtu int) {

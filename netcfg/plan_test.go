@@ -59,7 +59,7 @@ func builtBond() State {
 		return LinkState{Name: n, Type: "device", Up: true, MTU: 9000, Master: "ic0"}
 	}
 	return has(slave("p3"), slave("p6"),
-		LinkState{Name: "ic0", Type: "bond", Up: true, MTU: 9000, Ours: true, BondMode: activeBackup, Miimon: 100, Primary: "p3"},
+		LinkState{Name: "ic0", Type: "bond", Up: true, MTU: 9000, Ours: true, BondMode: activeBackup, Miimon: 100, Primary: "p3", Reselect: reselectFailure},
 		LinkState{Name: "ic0.5", Type: "vlan", Up: true, MTU: 9000, Ours: true, VLANParent: "ic0", VLANID: 5,
 			Addrs: addrs("198.51.100.2/24", "198.51.100.3/32")})
 }
@@ -91,7 +91,7 @@ func TestPlan(t *testing.T) {
 			"set p6 mtu 9000",
 		}},
 		{"from nothing", full, has(port("p3", true), port("p6", false)), []string{
-			"add link ic0 type bond mode active-backup miimon 100",
+			"add link ic0 type bond mode active-backup miimon 100 primary_reselect failure",
 			"set ic0 mtu 9000",
 			"set p3 down",
 			"set p3 master ic0",
@@ -105,7 +105,7 @@ func TestPlan(t *testing.T) {
 		}},
 		{"mode of a bond is wrong", wants(phys("p3"), phys("p6"), testBond), changed(builtBond(), "ic0", func(l *LinkState) { l.BondMode = "balance-rr" }), []string{
 			"delete link ic0",
-			"add link ic0 type bond mode active-backup miimon 100",
+			"add link ic0 type bond mode active-backup miimon 100 primary_reselect failure",
 			"set ic0 mtu 9000",
 			"set p3 master ic0",
 			"set p6 master ic0",
@@ -116,13 +116,24 @@ func TestPlan(t *testing.T) {
 			"set ic0 miimon 100",
 			"set ic0 primary p3",
 		}},
+		{"kernel would return to the primary by itself", full, changed(builtBond(), "ic0", func(l *LinkState) { l.Reselect = "always" }), []string{
+			"set ic0 primary_reselect failure",
+		}},
+		{"partner speaks LACP", wants(phys("p3"), phys("p6"), with(testBond, func(l *Link) { l.LACP, l.Primary = true, "" })), builtBond(), []string{
+			"delete link ic0",
+			"add link ic0 type bond mode 802.3ad miimon 100 lacp_rate fast xmit_hash_policy layer3+4",
+			"set ic0 mtu 9000",
+			"set p3 master ic0",
+			"set p6 master ic0",
+			"set ic0 up",
+		}},
 		{"slave came down", full, changed(builtBond(), "p3", func(l *LinkState) { l.Up = false }), []string{"set p3 up"}},
 		{"slave in a bridge", full, changed(builtBond(), "p3", func(l *LinkState) { l.Master = "br0" }), []string{
 			"set p3 nomaster",
 			"set p3 master ic0",
 		}},
 		{"one port missing", full, has(port("p6", false)), []string{
-			"add link ic0 type bond mode active-backup miimon 100",
+			"add link ic0 type bond mode active-backup miimon 100 primary_reselect failure",
 			"set ic0 mtu 9000",
 			"set p6 master ic0",
 			"set ic0 up",
@@ -136,6 +147,7 @@ func TestPlan(t *testing.T) {
 		{"our vlan is not wanted any more", wants(phys("p3"), phys("p6"), testBond), builtBond(), []string{
 			"delete link ic0.5",
 		}},
+		{"vlan with a fault stays as it runs", wants(phys("p3"), phys("p6"), testBond, with(testVLAN, func(l *Link) { l.MTU = 9100 })), builtBond(), nil},
 		{"somebody's vlan stays", wants(phys("p3"), phys("p6"), testBond), changed(builtBond(), "ic0.5", func(l *LinkState) { l.Ours = false }), nil},
 		{"vlan gets another id", wants(phys("p3"), phys("p6"), testBond, with(testVLAN, func(l *Link) { l.ID = 6; l.Addrs = nil })), builtBond(), []string{
 			"delete link ic0.5",
@@ -270,7 +282,7 @@ func refused(c Change, s *State) string {
 // TestPlanConverges draws wanted and observed networks at random.
 func TestPlanConverges(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	for i := range 4000 {
+	for i := range 6000 {
 		want, have := randomConfig(r), randomState(r)
 		checkConverges(t, want, have)
 		if t.Failed() {
@@ -317,7 +329,11 @@ func randomConfig(r *rand.Rand) Config {
 		}
 	}
 	if len(bonded) > 0 {
-		finish(Link{Name: "ic0", Kind: Bond, Slaves: bonded, Primary: pick(r, "", bonded[0]), Miimon: pick(r, 0, 50)})
+		bond := Link{Name: "ic0", Kind: Bond, Slaves: bonded, LACP: r.IntN(3) == 0, Miimon: pick(r, 0, 50)}
+		if !bond.LACP {
+			bond.Primary = pick(r, "", bonded[0])
+		}
+		finish(bond)
 	}
 	for _, v := range some(r, "v1", "v2", "v3") {
 		finish(Link{Name: v, Kind: VLAN, Parent: pick(r, "ic0", "ic0", "a", "b"), ID: pick(r, 1, 2, 3)})
@@ -345,7 +361,7 @@ func randomState(r *rand.Rand) State {
 	masters := []string{""}
 	if r.IntN(2) == 0 {
 		masters = append(masters, "ic0", "ic0")
-		finish(LinkState{Name: "ic0", Type: "bond", Up: r.IntN(2) == 0, BondMode: pick(r, activeBackup, "802.3ad"), Miimon: pick(r, 0, 50, 100)})
+		finish(LinkState{Name: "ic0", Type: "bond", Up: r.IntN(2) == 0, BondMode: pick(r, activeBackup, activeBackup, lacp, "balance-rr"), Reselect: pick(r, "always", reselectFailure), Miimon: pick(r, 0, 50, 100)})
 	}
 	if r.IntN(3) == 0 {
 		masters = append(masters, "br0")
@@ -408,6 +424,7 @@ func TestValidate(t *testing.T) {
 		{[]Link{with(p3, func(l *Link) { l.MTU = 1500 }), p6, testBond}, "make both 9000"},
 		{[]Link{with(p3, func(l *Link) { l.Down = true }), p6, testBond}, "cannot be down"},
 		{[]Link{{Name: "b", Kind: Bond}}, "needs a slave"},
+		{[]Link{p3, p6, with(testBond, func(l *Link) { l.LACP = true })}, "LACP has no primary"},
 		{[]Link{testVLAN}, `parent "ic0" is not in the configuration`},
 		{[]Link{p3, p6, testBond, {Name: "v", Kind: VLAN, Parent: "p3", ID: 1}}, "use its bond ic0"},
 		{[]Link{p3, {Name: "v", Kind: VLAN, Parent: "p3", ID: 4095}}, "use 1 to 4094"},

@@ -10,10 +10,12 @@ import (
 )
 
 // Management is a module's setting for its management port. The zero value
-// means DHCP.
+// means DHCP, and IPv6 by router advertisements. IPv6 may be set beside either.
 type Management struct {
-	Address netip.Prefix
-	Gateway netip.Addr // invalid: none
+	Address  netip.Prefix
+	Gateway  netip.Addr // invalid: none
+	Address6 netip.Prefix
+	Gateway6 netip.Addr
 }
 
 // Deployment is the setting for the network over which servers boot. The zero
@@ -21,9 +23,51 @@ type Management struct {
 type Deployment struct {
 	VLAN    int          // 802.1Q ID
 	Address netip.Prefix // of this module
-	Portal  netip.Addr   // of the OS volumes; the address itself unless set
-	Pool    Pool         // for the servers
-	MTU     int          // bytes; 0 leaves it as it is
+	// Address6 is one more of this module; invalid: none.
+	Address6 netip.Prefix
+	Portal   netip.Addr // of the OS volumes; the address itself unless set
+	Pool     Pool       // for the servers
+	MTU      int        // bytes; 0 leaves it as it is
+}
+
+// An Interconnect is the setting for the ports to the interconnect modules.
+type Interconnect struct {
+	LACP LACP
+}
+
+// LACP says whether the bond speaks LACP (IEEE 802.1AX) to its partner.
+type LACP string
+
+// What LACP can be. Two interconnect modules are two switches, which can only
+// be one partner if they act as one; so the default waits to be told by them.
+const (
+	LACPAuto LACP = "" // when one partner speaks it on both ports
+	LACPOn   LACP = "on"
+	LACPOff  LACP = "off"
+)
+
+// ParseInterconnect parses a frame's setting such as "lacp:on". The empty
+// string is "lacp:auto".
+func ParseInterconnect(s string) (Interconnect, error) {
+	var c Interconnect
+	if s == "" {
+		return c, nil
+	}
+	err := parseFields(s, map[string]func(string) error{"lacp": func(v string) error {
+		switch v {
+		case "auto":
+			c.LACP = LACPAuto
+		case "on", "off":
+			c.LACP = LACP(v)
+		default:
+			return fmt.Errorf("%q: use auto, on or off", v)
+		}
+		return nil
+	}})
+	if err != nil {
+		return Interconnect{}, fmt.Errorf("interconnect setting %q: %w", s, err)
+	}
+	return c, nil
 }
 
 // A Pool is a range of IPv4 addresses, both ends in it.
@@ -58,15 +102,18 @@ func ordinal(a netip.Addr) uint32 {
 func (p Pool) String() string { return p.First.String() + "-" + p.Last.String() }
 
 // ParseManagement parses a frame's setting such as
-// "address:192.0.2.10/24,gateway:192.0.2.1". The empty string is DHCP.
+// "address:192.0.2.10/24,gateway:192.0.2.1,address6:2001:db8::10/64,gateway6:fe80::1".
+// Without address, IPv4 is by DHCP. The empty string is DHCP alone.
 func ParseManagement(s string) (Management, error) {
 	var m Management
 	if s == "" {
 		return m, nil
 	}
 	err := parseFields(s, map[string]func(string) error{
-		"address": func(v string) (err error) { m.Address, err = parseHost(v); return err },
-		"gateway": func(v string) (err error) { m.Gateway, err = parseIPv4(v); return err },
+		"address":  func(v string) (err error) { m.Address, err = parseHost(v); return err },
+		"gateway":  func(v string) (err error) { m.Gateway, err = parseIPv4(v); return err },
+		"address6": func(v string) (err error) { m.Address6, err = parseHost6(v); return err },
+		"gateway6": func(v string) (err error) { m.Gateway6, err = parseIPv6(v); return err },
 	})
 	if err == nil {
 		err = m.validate()
@@ -79,8 +126,12 @@ func ParseManagement(s string) (Management, error) {
 
 func (m Management) validate() error {
 	switch {
-	case !m.Address.IsValid():
+	case !m.Address.IsValid() && (m.Gateway.IsValid() || !m.Address6.IsValid()):
 		return errors.New("no address: add address:A.B.C.D/LEN, or leave the setting out for DHCP")
+	case m.Gateway6.IsValid() && !m.Address6.IsValid():
+		return errors.New("gateway6 without address6: add address6:ADDRESS/LEN")
+	case m.Gateway6.IsValid() && !m.Gateway6.IsLinkLocalUnicast() && (!m.Address6.Contains(m.Gateway6) || m.Gateway6 == m.Address6.Addr()):
+		return fmt.Errorf("gateway6 %v is not a neighbour in %v: correct one of them", m.Gateway6, m.Address6.Masked())
 	case m.Gateway.IsValid() && (!m.Address.Contains(m.Gateway) || m.Gateway == m.Address.Addr()):
 		return fmt.Errorf("gateway %v is not a neighbour in %v: correct one of them", m.Gateway, m.Address.Masked())
 	}
@@ -89,19 +140,22 @@ func (m Management) validate() error {
 
 // String returns m in the form that ParseManagement takes.
 func (m Management) String() string {
-	if !m.Address.IsValid() {
-		return ""
+	var fields []string
+	add := func(key string, valid bool, v fmt.Stringer) {
+		if valid {
+			fields = append(fields, key+":"+v.String())
+		}
 	}
-	s := "address:" + m.Address.String()
-	if m.Gateway.IsValid() {
-		s += ",gateway:" + m.Gateway.String()
-	}
-	return s
+	add("address", m.Address.IsValid(), m.Address)
+	add("gateway", m.Gateway.IsValid(), m.Gateway)
+	add("address6", m.Address6.IsValid(), m.Address6)
+	add("gateway6", m.Gateway6.IsValid(), m.Gateway6)
+	return strings.Join(fields, ",")
 }
 
 // ParseDeployment parses a frame's setting such as
 // "vlan:1300,address:198.51.100.2/24,portal:198.51.100.3,pool:198.51.100.100-198.51.100.199,mtu:1500".
-// Portal, pool and mtu may be left out. The empty string is no deployment
+// Portal, pool, mtu and address6 may be left out. The empty string is no deployment
 // network.
 func ParseDeployment(s string) (Deployment, error) {
 	var d Deployment
@@ -109,11 +163,12 @@ func ParseDeployment(s string) (Deployment, error) {
 		return d, nil
 	}
 	err := parseFields(s, map[string]func(string) error{
-		"vlan":    func(v string) (err error) { d.VLAN, err = parseNumber(v, 1, maxVLAN); return err },
-		"address": func(v string) (err error) { d.Address, err = parseHost(v); return err },
-		"portal":  func(v string) (err error) { d.Portal, err = parseIPv4(v); return err },
-		"pool":    func(v string) (err error) { d.Pool, err = parsePool(v); return err },
-		"mtu":     func(v string) (err error) { d.MTU, err = parseNumber(v, minMTU, maxMTU); return err },
+		"vlan":     func(v string) (err error) { d.VLAN, err = parseNumber(v, 1, maxVLAN); return err },
+		"address":  func(v string) (err error) { d.Address, err = parseHost(v); return err },
+		"address6": func(v string) (err error) { d.Address6, err = parseHost6(v); return err },
+		"portal":   func(v string) (err error) { d.Portal, err = parseIPv4(v); return err },
+		"pool":     func(v string) (err error) { d.Pool, err = parsePool(v); return err },
+		"mtu":      func(v string) (err error) { d.MTU, err = parseNumber(v, minMTU, maxMTU); return err },
 	})
 	if !d.Portal.IsValid() {
 		d.Portal = d.Address.Addr()
@@ -153,6 +208,9 @@ func (d Deployment) String() string {
 		return ""
 	}
 	s := fmt.Sprintf("vlan:%d,address:%v", d.VLAN, d.Address)
+	if d.Address6.IsValid() {
+		s += ",address6:" + d.Address6.String()
+	}
 	if d.Portal != d.Address.Addr() {
 		s += ",portal:" + d.Portal.String()
 	}
@@ -169,7 +227,7 @@ func (d Deployment) String() string {
 func parseFields(s string, fields map[string]func(string) error) error {
 	seen := map[string]bool{}
 	for f := range strings.SplitSeq(s, ",") {
-		key, value, ok := strings.Cut(f, ":")
+		key, value, ok := strings.Cut(f, ":") // IPv6 addresses have more colons
 		set := fields[key]
 		switch {
 		case !ok:
@@ -210,6 +268,26 @@ func parseIPv4(s string) (netip.Addr, error) {
 		return netip.Addr{}, fmt.Errorf("%q: use an IPv4 address such as 192.0.2.1", s)
 	}
 	return a, nil
+}
+
+func parseIPv6(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || !a.Is6() || a.Is4In6() || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+		return netip.Addr{}, fmt.Errorf("%q: use an IPv6 address such as 2001:db8::1", s)
+	}
+	return a, nil
+}
+
+// parseHost6 parses the IPv6 address of a host with its prefix length.
+func parseHost6(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err == nil {
+		_, err = parseIPv6(p.Addr().String())
+	}
+	if err != nil || p.Addr().IsLinkLocalUnicast() || p.Bits() < 16 || p.Bits() > 127 || p.Addr() == p.Masked().Addr() {
+		return netip.Prefix{}, fmt.Errorf("%q: use an IPv6 address with a prefix length of 16 to 127, such as 2001:db8::10/64", s)
+	}
+	return p, nil
 }
 
 // parseHost parses the address of a host with its prefix length.

@@ -49,7 +49,7 @@ func TestParseDeploymentRefuses(t *testing.T) {
 		"vlan:7,address:198.51.100.2/24,pool:198.51.100.10-198.51.100.255": "shorten it",
 		"vlan:7,address:198.51.100.2/24,pool:198.51.101.10-198.51.101.20":  "outside",
 		"vlan:7,vlan:8,address:198.51.100.2/24":                            "twice",
-		"vlan:7,address:198.51.100.2/24,color:red":                         "use address, mtu, pool, portal, vlan",
+		"vlan:7,address:198.51.100.2/24,color:red":                         "use address, address6, mtu, pool, portal, vlan",
 		"vlan:7,address:198.51.100.2/24,mtu:":                              "576",
 		"vlan:7,address":                                                   "key:value",
 	} {
@@ -64,7 +64,10 @@ func TestParseManagement(t *testing.T) {
 		"": true, "address:192.0.2.10/24": true, "address:192.0.2.10/24,gateway:192.0.2.1": true,
 		"gateway:192.0.2.1": false, "address:192.0.2.10/24,gateway:192.0.3.1": false,
 		"address:192.0.2.10/24,gateway:192.0.2.10": false, "address:192.0.2.10/32": false, "dhcp": false,
-		"address:2001:db8::1/64": false,
+		"address:2001:db8::1/64": false, "address6:2001:db8::10/64": true, "address6:2001:db8::10/64,gateway6:fe80::1": true,
+		"address:192.0.2.10/24,address6:2001:db8::10/64,gateway6:2001:db8::1": true, "gateway6:fe80::1": false,
+		"address6:2001:db8::10/64,gateway6:2001:db8:1::1": false, "address6:2001:db8::/64": false, "address6:fe80::1/64": false,
+		"gateway:192.0.2.1,address6:2001:db8::10/64": false,
 	} {
 		m, err := ParseManagement(s)
 		if (err == nil) != ok || ok && m.String() != s {
@@ -73,9 +76,24 @@ func TestParseManagement(t *testing.T) {
 	}
 }
 
+func TestParseInterconnect(t *testing.T) {
+	for s, want := range map[string]LACP{"": LACPAuto, "lacp:auto": LACPAuto, "lacp:on": LACPOn, "lacp:off": LACPOff} {
+		if got, err := ParseInterconnect(s); err != nil || got.LACP != want {
+			t.Errorf("ParseInterconnect(%q) = %v, %v", s, got, err)
+		}
+	}
+	for _, s := range []string{"lacp:", "lacp:maybe", "mtu:1", "on"} {
+		if _, err := ParseInterconnect(s); err == nil {
+			t.Errorf("ParseInterconnect(%q) = nil", s)
+		}
+	}
+}
+
 func FuzzParseSettings(f *testing.F) {
 	f.Add(deploymentSetting)
 	f.Add("address:192.0.2.10/24,gateway:192.0.2.1")
+	f.Add("address6:2001:db8::10/64,gateway6:fe80::1")
+	f.Add("vlan:7,address:1.2.3.4/8,address6:2001:db8::3/64")
 	f.Add("vlan:7,address:1.2.3.4/8,pool:1.2.3.5-1.2.3.5")
 	f.Fuzz(func(t *testing.T, s string) {
 		if d, err := ParseDeployment(s); err == nil {
@@ -83,9 +101,9 @@ func FuzzParseSettings(f *testing.F) {
 			if err != nil || again != d {
 				t.Errorf("ParseDeployment(%q) = %+v, again %+v, %v", s, d, again, err)
 			}
-			c := ModuleConfig(NIC{Name: "m"}, []NIC{{Name: "p3"}}, Management{}, d)
+			c := Module{ManagementPort: NIC{Name: "m"}, InterconnectPorts: []NIC{{Name: "p3"}}, Deployment: d}.Config()
 			if err := c.Validate(); err != nil {
-				t.Errorf("ModuleConfig(%q): %v", s, err)
+				t.Errorf("Config of %q: %v", s, err)
 			}
 		}
 		if m, err := ParseManagement(s); err == nil {
@@ -93,33 +111,42 @@ func FuzzParseSettings(f *testing.F) {
 			if err != nil || again != m {
 				t.Errorf("ParseManagement(%q) = %+v, again %+v, %v", s, m, again, err)
 			}
-			if err := ModuleConfig(NIC{Name: "m"}, nil, m, Deployment{}).Validate(); err != nil {
-				t.Errorf("ModuleConfig(%q): %v", s, err)
+			if err := (Module{ManagementPort: NIC{Name: "m"}, Management: m}).Config().Validate(); err != nil {
+				t.Errorf("Config of %q: %v", s, err)
 			}
 		}
 	})
 }
 
-func TestModuleConfig(t *testing.T) {
-	m, _ := ParseManagement("address:192.0.2.10/24,gateway:192.0.2.1")
-	d, _ := ParseDeployment(deploymentSetting)
+func TestModule(t *testing.T) {
+	m, _ := ParseManagement("address:192.0.2.10/24,gateway:192.0.2.1,address6:2001:db8::10/64,gateway6:fe80::1")
+	d, _ := ParseDeployment(deploymentSetting + ",address6:2001:db8:5::2/64")
 	mac := func(b byte) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 0, b} }
 	ics := []NIC{{"enp3s0", mac(3)}, {"enp6s0", mac(6)}}
-	got := ModuleConfig(NIC{"enp1s0", mac(1)}, ics, m, d)
+	module := Module{
+		ManagementPort: NIC{"enp1s0", mac(1)}, FramePort: NIC{"enp2s0", mac(2)}, InterconnectPorts: ics,
+		Management: m, Deployment: d, FrameLink: netip.MustParsePrefix("169.254.1.11/16"),
+	}
+	got := module.Config()
 	want := Config{Links: []Link{
-		{Name: "enp1s0", Kind: Physical, MAC: mac(1), Addrs: pfx("192.0.2.10/24"), Routes: []Route{via("0.0.0.0/0 192.0.2.1")}},
+		{Name: "enp1s0", Kind: Physical, MAC: mac(1), Addrs: pfx("192.0.2.10/24", "2001:db8::10/64"), Routes: []Route{via("0.0.0.0/0 192.0.2.1"), via("::/0 fe80::1")}},
+		{Name: "enp2s0", Kind: Physical, MAC: mac(2), Addrs: pfx("169.254.1.11/16")},
 		{Name: "enp3s0", Kind: Physical, MAC: mac(3)},
 		{Name: "enp6s0", Kind: Physical, MAC: mac(6)},
 		{Name: "ic0", Kind: Bond, Slaves: []string{"enp3s0", "enp6s0"}, Primary: "enp3s0", Miimon: 100, MTU: 1500},
-		{Name: "ic0.1300", Kind: VLAN, Parent: "ic0", ID: 1300, MTU: 1500, Addrs: pfx("198.51.100.2/24", "198.51.100.3/32")},
+		{Name: "ic0.1300", Kind: VLAN, Parent: "ic0", ID: 1300, MTU: 1500, Addrs: pfx("198.51.100.2/24", "198.51.100.3/32", "2001:db8:5::2/64")},
 	}}
 	if diff := cmp.Diff(want, got, cmpAddrs); diff != "" {
-		t.Errorf("ModuleConfig (-want +got):\n%s", diff)
+		t.Errorf("Config (-want +got):\n%s", diff)
 	}
 	if err := got.Validate(); err != nil {
 		t.Errorf("Validate: %v", err)
 	}
-	factory := ModuleConfig(NIC{"enp1s0", nil}, ics, Management{}, Deployment{})
+	module.LACP = true
+	if bond, _ := module.Config().link(InterconnectBond); !bond.LACP || bond.Primary != "" || module.Config().Validate() != nil {
+		t.Errorf("with LACP the bond is %+v, %v", bond, module.Config().Validate())
+	}
+	factory := Module{ManagementPort: NIC{"enp1s0", nil}, InterconnectPorts: ics}.Config()
 	if n := len(factory.Links); n != 4 || factory.Validate() != nil {
 		t.Errorf("factory state has %d links, %v", n, factory.Validate())
 	}

@@ -29,6 +29,7 @@ type LinkState struct {
 	BondMode   string // "active-backup" ...
 	Miimon     int    // milliseconds
 	Primary    string
+	Reselect   string // when a primary that failed is used again: "failure" ...
 	Active     string // the slave in use
 	VLANParent string
 	VLANID     int
@@ -38,10 +39,12 @@ type LinkState struct {
 }
 
 // An Addr is an observed address. Kernel says that the kernel or a router made
-// it: link-local, autoconfigured.
+// it: link-local, autoconfigured. Duplicate says that the kernel found somebody
+// else with it (IPv6, RFC 4862 section 5.4) and does not use it.
 type Addr struct {
 	netip.Prefix
-	Kernel bool
+	Kernel    bool
+	Duplicate bool
 }
 
 // A RouteState is an observed route. Kernel says that it follows from an
@@ -51,7 +54,13 @@ type RouteState struct {
 	Kernel bool
 }
 
-const activeBackup = "active-backup"
+// Modes and a policy of the bonding driver, as it spells them.
+const (
+	activeBackup = "active-backup"
+	lacp         = "802.3ad"
+
+	reselectFailure = "failure"
+)
 
 // Link returns the link with this name.
 func (s *State) Link(name string) (LinkState, bool) {
