@@ -1,0 +1,125 @@
+package pair
+
+// serve plans a group that this side is primary of and that is not frozen:
+// connected, or alone with the grant.
+func (p *planner) serve() {
+	other := p.me().Other()
+	switch {
+	case p.fresh() && p.has(None) && p.f.linked && p.f.peerBad && p.f.own:
+		p.do(WinGrant) // the partner has lost its leg: from now on only this side has everything
+	case p.fresh() && (p.f.bad || p.f.stuck) && p.f.peerGood:
+		p.leave(other)
+	case p.fresh() && p.f.adrift && !p.has(p.me()):
+		p.do(WinGrant) // the kernel let it go on when a rebooted partner showed up
+	case p.f.peerHas:
+		p.split()
+	case p.complete():
+	case p.expose():
+	case p.link():
+	case p.fresh() && p.has(p.me()) && p.f.inSync && p.lasted(p.k.Together, settleFor):
+		p.do(ClearGrant)
+	case p.fresh() && p.goesHome():
+		p.giveUp()
+	}
+}
+
+// leave moves away from a local disk that failed or keeps requests, while the
+// partner's leg serves: on record first, so that nobody takes this leg for
+// complete; then the leg is dropped; then the group goes.
+func (p *planner) leave(other Side) {
+	if !p.has(other) {
+		p.do(YieldGrant)
+	}
+	p.each(DetachForce, func(v *Volume) bool { return v.Stuck >= stuckFor })
+	if p.heard && p.g.Report.Usable {
+		p.giveUp()
+	}
+}
+
+// expose makes the group's volumes reachable, those with live sessions first,
+// then the address, the rest behind it. It returns false when all is there.
+func (p *planner) expose() bool {
+	n := len(p.out)
+	live := func(v *Volume) bool { return v.Live }
+	rest := func(v *Volume) bool { return !v.Live }
+	p.promote(live)
+	p.export(live)
+	if !p.g.Portal {
+		p.do(AddPortal)
+		p.do(Announce)
+		p.do(Tickle)
+	}
+	p.promote(rest)
+	p.export(rest)
+	return len(p.out) > n
+}
+
+// split ends that each side is primary of some of the group's volumes, which
+// an interrupted move can leave behind: the owner keeps the group.
+func (p *planner) split() {
+	if p.g.Record.Owner == p.me() || !p.fresh() {
+		return
+	}
+	p.bare()
+	p.each(Demote, func(v *Volume) bool { return v.Primary })
+}
+
+// complete makes the rest of the group primary when some of it is not
+// connected: that takes a new grant.
+func (p *planner) complete() bool {
+	if p.promotable() {
+		return false
+	}
+	if !p.fresh() || p.has(p.me().Other()) || !p.f.usable {
+		return true
+	}
+	p.each(ForceDisconnect, func(v *Volume) bool { return !v.Primary && v.Conn != StandAlone })
+	p.do(WinGrant)
+	p.expose0()
+	return true
+}
+
+// promotable says that the volumes that are not primary yet may become so
+// without a new grant: each of them is connected.
+func (p *planner) promotable() bool {
+	for i := range p.g.Volumes {
+		if v := &p.g.Volumes[i]; !v.Primary && !(v.Conn.Up() && v.PeerRole == RoleSecondary) {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *planner) promote(chosen func(*Volume) bool) {
+	p.each(Promote, func(v *Volume) bool { return chosen(v) && !v.Primary })
+}
+
+func (p *planner) export(chosen func(*Volume) bool) {
+	p.each(Export, func(v *Volume) bool { return chosen(v) && !v.Exported })
+}
+
+// link lets volumes that were disconnected look for the partner again.
+func (p *planner) link() bool {
+	n := len(p.out)
+	p.each(Connect, func(v *Volume) bool { return v.Conn == StandAlone && v.Disk != Missing })
+	return len(p.out) > n
+}
+
+// goesHome says that the group should be served by the partner and that
+// nothing is in the way, as both sides see it.
+func (p *planner) goesHome() bool {
+	r := &p.g.Record
+	return r.Preferred() == p.me().Other() && p.has(None) && p.heard && p.g.Report.Intact &&
+		p.lasted(p.k.Together, homeAfter) && (p.k.Moved == 0 || p.lasted(p.k.Moved, holdOff) || r.Pin != None)
+}
+
+// giveUp hands the group to the partner: the address goes first, so that
+// servers see silence and not a missing target.
+func (p *planner) giveUp() {
+	if p.g.Portal {
+		p.do(RemovePortal)
+	}
+	p.each(Unexport, func(v *Volume) bool { return v.Exported })
+	p.each(Demote, func(v *Volume) bool { return v.Primary })
+	p.out = append(p.out, Action{Op: HandOver, Group: p.g.Number, To: p.me().Other()})
+}

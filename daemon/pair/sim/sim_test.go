@@ -1,0 +1,83 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	seeds   = flag.Int("seeds", 0, "how many seeds TestSeeds runs; 0: what a test run has time for")
+	oneSeed = flag.Uint64("seed", 0, "replay this seed with its trace")
+)
+
+// sweep runs seeds from first on, on all processors, until one fails.
+func sweep(first, n uint64, bend Break) (ran uint64, sum Stats, failed *Failure) {
+	var next, done atomic.Uint64
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				mu.Lock()
+				stop := failed != nil
+				mu.Unlock()
+				i := next.Add(1) - 1
+				if i >= n || stop {
+					return
+				}
+				st, err := Run(Config{Seed: first + i, Break: bend})
+				done.Add(1)
+				mu.Lock()
+				sum.Events += st.Events
+				sum.Failovers += st.Failovers
+				sum.Moves += st.Moves
+				sum.Resets += st.Resets
+				sum.Resyncs += st.Resyncs
+				sum.Writes += st.Writes
+				sum.Healed = max(sum.Healed, st.Healed)
+				if f, ok := err.(*Failure); ok && (failed == nil || f.Seed < failed.Seed) {
+					failed = f
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+	return done.Load(), sum, failed
+}
+
+// replay prints a seed's run, the end of it in full.
+func replay(t *testing.T, seed uint64, bend Break, last int) {
+	t.Helper()
+	var lines []string
+	_, err := Run(Config{Seed: seed, Break: bend, Trace: func(s string) { lines = append(lines, s) }})
+	for _, l := range lines[max(0, len(lines)-last):] {
+		fmt.Println(l)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSeeds(t *testing.T) {
+	if *oneSeed != 0 {
+		replay(t, *oneSeed, Sound, 1<<30)
+		return
+	}
+	n := *seeds
+	if n == 0 {
+		n = 10000
+	}
+	start := time.Now()
+	ran, sum, failed := sweep(1, uint64(n), Sound)
+	took := time.Since(start)
+	t.Logf("%d seeds in %.1f s, %.0f seeds/s; %+v", ran, took.Seconds(), float64(ran)/took.Seconds(), sum)
+	if failed != nil {
+		replay(t, failed.Seed, Sound, 120)
+	}
+}
