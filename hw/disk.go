@@ -13,16 +13,16 @@ import (
 
 // Disk is one whole physical disk.
 type Disk struct {
-	Name      string `json:"name"`       // vda, sda, nvme0n1
-	Bus       string `json:"bus"`        // virtio, nvme, ata, usb, iscsi, scsi; "" if none of these
-	SizeBytes int64  `json:"size_bytes"` // 0: no medium
+	Name      string `json:"name"`      // vda, sda, nvme0n1
+	Bus       string `json:"bus"`       // virtio, nvme, ata, usb, iscsi, scsi; "" if none of these
+	SizeBytes int64  `json:"sizeBytes"` // 0: no medium
 	Model     string `json:"model"`
 	Serial    string `json:"serial"`
 	// LogicalBlockBytes is the smallest unit the disk can address.
-	LogicalBlockBytes int  `json:"logical_block_bytes"`
+	LogicalBlockBytes int  `json:"logicalBlockBytes"`
 	Rotational        bool `json:"rotational"`
 	Removable         bool `json:"removable"`
-	ReadOnly          bool `json:"read_only"`
+	ReadOnly          bool `json:"readOnly"`
 }
 
 // readDisks reads the disks of sys/block, sorted by name. Left out are

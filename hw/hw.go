@@ -44,7 +44,7 @@ type Inventory struct {
 	// TPM is the first trusted platform module.
 	TPM TPM `json:"tpm"`
 	// MemoryBytes is the memory the kernel manages (MemTotal).
-	MemoryBytes int64 `json:"memory_bytes"`
+	MemoryBytes int64 `json:"memoryBytes"`
 	// CPUs is the number of CPUs online.
 	CPUs int `json:"cpus"`
 	// Kernel is the running kernel's release, as uname -r gives it.

@@ -20,7 +20,7 @@ type NIC struct {
 	// names none.
 	Slot int `json:"slot"`
 	// SpeedMbps is the link's speed in Mbit/s, 0 if unknown or down.
-	SpeedMbps int `json:"speed_mbps"`
+	SpeedMbps int `json:"speedMbps"`
 	// Carrier tells whether the link is up at the far end too.
 	Carrier bool `json:"carrier"`
 }
