@@ -32,6 +32,9 @@ type PutLimits struct {
 	MaxBytes int64  // refuse more; 0: no limit
 	Size     int64  // announced size, checked against free space before the first byte; 0: unknown
 	SHA256   string // refuse any other contents; "": take what comes
+
+	// Name is told the object's name before it is in the store; nil: nobody.
+	Name func(sha256 string)
 }
 
 // Store is a directory of immutable objects named by their SHA-256.
@@ -104,6 +107,9 @@ func (s *Store) Put(ctx context.Context, r io.Reader, lim PutLimits) (Object, er
 	obj := Object{SHA256: hex.EncodeToString(h.Sum(nil)), Size: n}
 	if lim.SHA256 != "" && lim.SHA256 != obj.SHA256 {
 		return Object{}, &Error{Kind: ErrChecksum, Object: "object", Reason: fmt.Sprintf("contents have SHA-256 %s, not %s", obj.SHA256, lim.SHA256), Remedy: "send it again"}
+	}
+	if lim.Name != nil {
+		lim.Name(obj.SHA256)
 	}
 	return obj, s.commit(f, obj)
 }

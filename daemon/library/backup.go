@@ -61,12 +61,11 @@ func (l *Library) CreateBackup(ctx context.Context, owner string) (domain.Task, 
 // UploadBackup takes in a backup that was downloaded before; any artifact
 // bundle is good for one.
 func (l *Library) UploadBackup(ctx context.Context, owner, filename string, r io.Reader) (domain.Task, error) {
-	l.sweep.RLock()
-	defer l.sweep.RUnlock()
-	obj, err := l.put(ctx, r)
+	obj, done, err := l.put(ctx, r)
 	if err != nil {
 		return domain.Task{}, err
 	}
+	defer done()
 	id := domain.NewID()
 	data := backupData(id)
 	data[keyDesc], data[keyObject] = "Uploaded as "+baseName(filename), obj.SHA256

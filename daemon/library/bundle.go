@@ -46,12 +46,11 @@ func (l *Library) UploadBundle(ctx context.Context, owner, filename string, r io
 	if err := freeName(ctx, l.cat.ArtifactBundles.ByName, "artifact bundle", name); err != nil {
 		return domain.Task{}, err
 	}
-	l.sweep.RLock()
-	defer l.sweep.RUnlock()
-	obj, err := l.put(ctx, r)
+	obj, done, err := l.put(ctx, r)
 	if err != nil {
 		return domain.Task{}, err
 	}
+	defer done()
 	id := domain.NewID()
 	return l.tasks.Submit(ctx, task.Request{Kind: "bundle.add", Name: "Add artifact bundle", Owner: owner, Associated: bundleRef(id, name), Lock: "bundle " + name,
 		Data: map[string]string{keyID: id, keyName: name, keyFile: path.Base(filename), keyObject: obj.SHA256}})
@@ -291,12 +290,11 @@ func (l *Library) extractGolden(ctx context.Context, r *task.Run, from artifact.
 		return explain(err)
 	}
 	defer rc.Close()
-	l.sweep.RLock()
-	defer l.sweep.RUnlock()
-	obj, err := l.put(ctx, rc)
+	obj, done, err := l.put(ctx, rc)
 	if err != nil {
 		return err
 	}
+	defer done()
 	old, err := l.cat.GoldenImages.Get(ctx, row.ID)
 	switch {
 	case err == nil && old.CheckSum == obj.SHA256:
@@ -433,13 +431,12 @@ func (l *Library) pack(ctx context.Context, r *task.Run, req domain.CreateBundle
 	}
 	pr, pw := io.Pipe()
 	go func() { pw.CloseWithError(artifact.WriteBundle(ctx, pw, b)) }()
-	l.sweep.RLock()
-	defer l.sweep.RUnlock()
-	obj, err := l.put(ctx, pr)
+	obj, done, err := l.put(ctx, pr)
 	pr.CloseWithError(err)
 	if err != nil {
 		return err
 	}
+	defer done()
 	return r.Set(ctx, keyObject, obj.SHA256)
 }
 

@@ -37,13 +37,12 @@ func (l *Library) captureVolume(ctx context.Context, r *task.Run) error {
 			_, err := artifact.CompressImage(ctx, pw, progressReader{disk, func(done int64) { r.Progress(ctx, done, size) }, new(int64)}, size)
 			pw.CloseWithError(err)
 		}()
-		l.sweep.RLock()
-		defer l.sweep.RUnlock()
-		obj, err := l.put(ctx, pr)
+		obj, done, err := l.put(ctx, pr)
 		pr.CloseWithError(err)
 		if err != nil {
 			return err
 		}
+		defer done()
 		return r.Set(ctx, keyObject, obj.SHA256)
 	})
 }

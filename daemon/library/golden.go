@@ -42,12 +42,11 @@ func (l *Library) UploadGoldenImage(ctx context.Context, owner, name, descriptio
 	if err := freeName(ctx, l.cat.GoldenImages.ByName, "golden image", name); err != nil {
 		return domain.Task{}, err
 	}
-	l.sweep.RLock()
-	defer l.sweep.RUnlock()
-	obj, err := l.put(ctx, r)
+	obj, done, err := l.put(ctx, r)
 	if err != nil {
 		return domain.Task{}, err
 	}
+	defer done()
 	id := domain.NewID()
 	return l.tasks.Submit(ctx, task.Request{Kind: "golden.add", Name: "Add golden image", Owner: owner, Associated: goldenRef(id, name), Lock: "golden " + name,
 		Data: map[string]string{keyID: id, keyName: name, keyDesc: description, keyObject: obj.SHA256, keySize: strconv.FormatInt(obj.Size, 10)}})

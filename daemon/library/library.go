@@ -67,10 +67,8 @@ type Library struct {
 	log       *slog.Logger
 	plans     *cluster.KV[planned] // of running extractions, by task
 
-	// sweep keeps an object from being deleted as unused between its upload
-	// and the row or task that names it: uploads share it, sweepStore has it
-	// alone.
-	sweep sync.RWMutex
+	pins  pins
+	sweep sync.Mutex // held by sweepStore
 }
 
 // Config is what a Library works with.
@@ -108,10 +106,24 @@ const (
 	keyBackup = "backup"  // the bundle is one
 )
 
-// put takes an upload into the store.
-func (l *Library) put(ctx context.Context, r io.Reader) (artifact.Object, error) {
-	obj, err := l.store.Put(ctx, r, artifact.PutLimits{})
-	return obj, explain(err)
+// put takes an upload into the store. The caller calls done when a row or task
+// names the object, or will not; until then it stays.
+func (l *Library) put(ctx context.Context, r io.Reader) (obj artifact.Object, done func(), err error) {
+	var pinned string
+	obj, err = l.store.Put(ctx, r, artifact.PutLimits{Name: func(sum string) {
+		l.pins.pin(sum)
+		pinned = sum
+	}})
+	done = func() {
+		if pinned != "" {
+			l.pins.unpin(pinned)
+		}
+	}
+	if err != nil {
+		done()
+		return artifact.Object{}, nil, explain(err)
+	}
+	return obj, done, nil
 }
 
 // sweepStore deletes the objects that nothing names: no bundle, no golden
@@ -119,6 +131,7 @@ func (l *Library) put(ctx context.Context, r io.Reader) (artifact.Object, error)
 func (l *Library) sweepStore(ctx context.Context, except string) error {
 	l.sweep.Lock()
 	defer l.sweep.Unlock()
+	defer l.pins.begin()()
 	named, err := l.namedObjects(ctx, except)
 	if err != nil {
 		return err
@@ -131,7 +144,8 @@ func (l *Library) sweepStore(ctx context.Context, except string) error {
 		if named[o.SHA256] {
 			continue
 		}
-		if err := l.store.Delete(o.SHA256); err != nil && !errors.Is(err, artifact.ErrNotFound) {
+		err := l.pins.unlessPinned(o.SHA256, func() error { return l.store.Delete(o.SHA256) })
+		if err != nil && !errors.Is(err, artifact.ErrNotFound) {
 			return err
 		}
 	}
