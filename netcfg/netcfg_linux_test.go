@@ -1,6 +1,7 @@
 package netcfg
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"slices"
 	"testing"
 	"time"
 
@@ -340,7 +342,7 @@ func TestAnnounce(t *testing.T) {
 	}
 	defer conn.Close()
 	addr := netip.MustParseAddr("198.51.100.3")
-	mac := observe(t, "m").MAC
+	mac := [6]byte(observe(t, "m").MAC)
 	want := map[string]bool{string(gratuitous(arpRequest, mac, addr)): true, string(gratuitous(arpReply, mac, addr)): true}
 	buf := make([]byte, 100)
 	for end := time.Now().Add(30 * time.Second); len(want) > 0; {
@@ -359,11 +361,43 @@ func TestAnnounce(t *testing.T) {
 			delete(want, string(buf[:min(n, 28)]))
 		}
 	}
-	if err := Announce(t.Context(), "m", netip.MustParseAddr("2001:db8::1")); err == nil {
-		t.Error("Announce of an IPv6 address = nil")
-	}
 	if err := Announce(t.Context(), "gone", addr); err == nil {
 		t.Error("Announce on no link = nil")
+	}
+}
+
+// TestAnnounceIPv6 has the kernel on the other end move its entry for the
+// address to the link that announces it.
+func TestAnnounceIPv6(t *testing.T) {
+	inNetNS(t)
+	addPair(t, "m", "far")
+	far := with(phys("far"), func(l *Link) { l.Addrs = pfx("2001:db8::9/64") })
+	syncTwice(t, wants(phys("m"), far))
+	addr := netip.MustParseAddr("2001:db8::1")
+	old := &netlink.Neigh{
+		LinkIndex: mustLink(t, "far").Attrs().Index, IP: addr.AsSlice(), State: netlink.NUD_STALE,
+		HardwareAddr: net.HardwareAddr{2, 0, 0, 0, 0, 7},
+	}
+	if err := netlink.NeighSet(old); err != nil {
+		t.Skipf("needs IPv6: %v", err)
+	}
+	mac := observe(t, "m").MAC
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if err := Announce(t.Context(), "m", addr); err != nil {
+			t.Fatal(err)
+		}
+		ns, err := netlink.NeighList(old.LinkIndex, netlink.FAMILY_V6)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.ContainsFunc(ns, func(n netlink.Neigh) bool {
+			return n.IP.Equal(old.IP) && bytes.Equal(n.HardwareAddr, mac)
+		}) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the neighbour still knows %v", ns)
+		}
 	}
 }
 

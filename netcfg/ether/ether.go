@@ -15,12 +15,13 @@ import (
 
 // EtherTypes (IEEE 802 numbers) that modules speak.
 const (
-	ARP   = 0x0806
-	VLAN  = 0x8100
-	IPv6  = 0x86dd
-	Slow  = 0x8809 // IEEE 802.3 slow protocols: LACP
-	LLDP  = 0x88cc
-	Probe = 0x88b5 // local experimental 1, IEEE 802: our probes between ports
+	ARP    = 0x0806
+	VLAN   = 0x8100
+	IPv6   = 0x86dd
+	Slow   = 0x8809 // IEEE 802.3 slow protocols: LACP
+	LLDP   = 0x88cc
+	Silent = 0      // none: a socket that only sends
+	Probe  = 0x88b5 // local experimental 1, IEEE 802: our probes between ports
 )
 
 const headerLen = 14
