@@ -29,8 +29,17 @@ func TestHardwareSaysWhatBecameOfItsProfile(t *testing.T) {
 			t.Errorf("profile %s: %v servers are %s, want 1", profile, got, want)
 		}
 	}
+	available := func(want int) {
+		t.Helper()
+		a := g.want(200, "GET", "/rest/server-profiles/available-targets", nil)
+		if got, _ := a.at("targets").([]any); len(got) != want {
+			t.Errorf("%d servers are available, want %d", len(got), want)
+		}
+	}
 	state("NoProfileApplied", domain.ProfileNormal, "")
+	available(1)
 	state("ApplyingProfile", domain.ProfileCreating, p.URI)
+	available(0)
 	state("ProfileApplied", domain.ProfileNormal, p.URI)
 	state("ApplyingProfile", domain.ProfileUpdating, p.URI)
 	state("ProfileError", domain.ProfileFailed, p.URI)

@@ -57,6 +57,33 @@ func (s *Server) getProfile(w http.ResponseWriter, r *http.Request) error {
 	return s.ok(w, p)
 }
 
+// target is a server that could be given a profile, as OneView lists it.
+type target struct {
+	ServerHardwareURI  string `json:"serverHardwareUri"`
+	ServerHardwareName string `json:"serverHardwareName"`
+	EnclosureName      string `json:"enclosureName"`
+	EnclosureBay       int    `json:"enclosureBay"`
+}
+
+// availableTargets lists the servers without a profile. HPE's Go client creates
+// profiles for no others.
+func (s *Server) availableTargets(w http.ResponseWriter, r *http.Request) error {
+	all, err := s.Store.ServerHardware.List(r.Context())
+	if err != nil {
+		return err
+	}
+	targets := []target{}
+	for _, h := range all {
+		if h.ServerProfile == "" {
+			targets = append(targets, target{h.URI, h.Name, h.Frame, h.Bay})
+		}
+	}
+	return s.ok(w, struct {
+		Type    string   `json:"type"`
+		Targets []target `json:"targets"`
+	}{"AvailableTargets", targets})
+}
+
 // profileOf names the profile that has the hardware, other than the one with
 // the id except.
 func (s *Server) profileOf(ctx context.Context, uuid, except string) (string, error) {

@@ -79,6 +79,7 @@ func (s *Server) routes() http.Handler {
 	on("DELETE /rest/server-hardware/{id}", profiles, s.deleteHardware)
 	on("GET /rest/server-profiles", anyone, s.listProfiles)
 	on("POST /rest/server-profiles", profiles, s.createProfile)
+	on("GET /rest/server-profiles/available-targets", anyone, s.availableTargets)
 	on("GET /rest/server-profiles/{id}", anyone, s.getProfile)
 	on("PUT /rest/server-profiles/{id}", profiles, s.updateProfile)
 	on("DELETE /rest/server-profiles/{id}", profiles, s.deleteProfile)
