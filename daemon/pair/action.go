@@ -33,10 +33,11 @@ const (
 	AnswerLost
 	// ForceDisconnect leaves the partner at once, without waiting for its pings.
 	ForceDisconnect
-	// Promote makes Volume primary. Without a connection it first flushes the
-	// leg (a server's flush that the dead owner had confirmed may be here in
-	// memory only), and fence handler calls that it causes are answered "won".
-	// It must fail when DRBD refuses.
+	// Promote makes Volume primary. The fence handler, which DRBD calls when
+	// there is no connection, is answered "won" if Alone is set (a WinGrant went
+	// before in the same batch) and "lost" if it is not, so that a connection
+	// that was lost on the way makes it fail. Alone flushes the leg first: a
+	// server's flush that the dead owner had confirmed may be here in memory only.
 	Promote
 	// Demote flushes Volume (fsync of the device, so that both legs have on
 	// disk what was acknowledged) and makes it secondary.
@@ -103,6 +104,7 @@ type Action struct {
 	Volume string // of the operations on one volume
 	To     Side   // of HandOver
 	Disown bool   // of BringUp
+	Alone  bool   // of Promote
 }
 
 func (a Action) String() string {
@@ -118,6 +120,9 @@ func (a Action) String() string {
 	}
 	if a.Disown {
 		s += " disowned"
+	}
+	if a.Alone {
+		s += " alone"
 	}
 	return s
 }

@@ -46,7 +46,10 @@
 // says Inconsistent, so that DRBD can make it nothing but the target of a
 // resync, whatever its activity log claims) and connects. When no intact copy
 // is left (both appliances died), the servers whose unflushed writes may be
-// gone are reset before the volumes are served again (ResetServers).
+// gone are reset before the volumes are served again (ResetServers), and only
+// the owner goes on alone: DRBD confirms a flush when the owner's leg has it,
+// so that within LossBound of the partner's death that may be the only one.
+// The other copy serves alone only with the administrator's Consent.
 //
 // A frozen loser may not simply thaw: DetachForce, then ResumeIO, so that what
 // hangs ends in errors and nothing reaches the leg; then everything above the

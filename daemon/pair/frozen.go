@@ -26,7 +26,7 @@ func (p *planner) withdraw() {
 	cut := func(v *Volume) bool { return v.Primary && !v.Conn.Up() }
 	p.each(AnswerLost, func(v *Volume) bool { return v.Asking })
 	p.each(DetachForce, func(v *Volume) bool { return cut(v) && v.Disk > Failed })
-	p.each(ResumeIO, func(v *Volume) bool { return cut(v) && v.Frozen })
+	p.each(ResumeIO, func(v *Volume) bool { return v.Primary && v.Frozen })
 	p.each(Unexport, func(v *Volume) bool { return v.Exported })
 	p.each(Demote, func(v *Volume) bool { return v.Primary })
 	p.each(TakeDown, cut)

@@ -23,7 +23,7 @@ type GroupMemory struct {
 	Frozen   since `json:"frozen"`   // a primary of ours is frozen
 	PeerIce  since `json:"peerIce"`  // the partner says that it is frozen
 	Idle     since `json:"idle"`     // nobody serves as far as known, and this copy could
-	Exposed  since `json:"exposed"`  // the portal is up here
+	Tried    since `json:"tried"`    // the last planned move from here was begun
 }
 
 // since is the moment a condition became true; zero when it is not.

@@ -13,8 +13,10 @@ func (p *planner) serve() {
 		p.do(WinGrant) // the kernel let it go on when a rebooted partner showed up
 	case p.f.peerHas:
 		p.split()
+	case p.fresh() && p.g.Record.Owner == other:
+		p.out = append(p.out, Action{Op: HandOver, Group: p.g.Number, To: p.me()}) // both wanted it at once, this side has it
 	case p.complete():
-	case p.expose():
+	case p.expose(false):
 	case p.link():
 	case p.fresh() && p.has(p.me()) && p.f.inSync && p.lasted(p.k.Together, settleFor):
 		p.do(ClearGrant)
@@ -31,25 +33,25 @@ func (p *planner) leave(other Side) {
 		p.do(YieldGrant)
 	}
 	p.each(DetachForce, func(v *Volume) bool { return v.Stuck >= stuckFor })
-	if p.heard && p.g.Report.Usable {
+	if p.heard && p.g.Report.Usable && p.untried() {
 		p.giveUp()
 	}
 }
 
 // expose makes the group's volumes reachable, those with live sessions first,
 // then the address, the rest behind it. It returns false when all is there.
-func (p *planner) expose() bool {
+func (p *planner) expose(alone bool) bool {
 	n := len(p.out)
 	live := func(v *Volume) bool { return v.Live }
 	rest := func(v *Volume) bool { return !v.Live }
-	p.promote(live)
+	p.promote(live, alone)
 	p.export(live)
 	if !p.g.Portal {
 		p.do(AddPortal)
 		p.do(Announce)
 		p.do(Tickle)
 	}
-	p.promote(rest)
+	p.promote(rest, alone)
 	p.export(rest)
 	return len(p.out) > n
 }
@@ -75,7 +77,7 @@ func (p *planner) complete() bool {
 	}
 	p.each(ForceDisconnect, func(v *Volume) bool { return !v.Primary && v.Conn != StandAlone })
 	p.do(WinGrant)
-	p.expose0()
+	p.expose(true)
 	return true
 }
 
@@ -90,8 +92,12 @@ func (p *planner) promotable() bool {
 	return true
 }
 
-func (p *planner) promote(chosen func(*Volume) bool) {
-	p.each(Promote, func(v *Volume) bool { return chosen(v) && !v.Primary })
+func (p *planner) promote(chosen func(*Volume) bool, alone bool) {
+	for i := range p.g.Volumes {
+		if v := &p.g.Volumes[i]; chosen(v) && !v.Primary {
+			p.out = append(p.out, Action{Op: Promote, Group: p.g.Number, Volume: v.ID, Alone: alone})
+		}
+	}
 }
 
 func (p *planner) export(chosen func(*Volume) bool) {
@@ -109,13 +115,18 @@ func (p *planner) link() bool {
 // nothing is in the way, as both sides see it.
 func (p *planner) goesHome() bool {
 	r := &p.g.Record
-	return r.Preferred() == p.me().Other() && p.has(None) && p.heard && p.g.Report.Intact &&
+	return r.Preferred() == p.me().Other() && p.has(None) && p.untried() && p.heard && p.g.Report.Intact &&
 		p.lasted(p.k.Together, homeAfter) && (p.k.Moved == 0 || p.lasted(p.k.Moved, holdOff) || r.Pin != None)
 }
+
+// untried says that no planned move was begun a short while ago: one that did
+// not come to its end is not repeated at once, servers would feel each.
+func (p *planner) untried() bool { return p.k.Tried == 0 || p.lasted(p.k.Tried, moveAgain) }
 
 // giveUp hands the group to the partner: the address goes first, so that
 // servers see silence and not a missing target.
 func (p *planner) giveUp() {
+	p.k.Tried = since(p.v.Now)
 	if p.g.Portal {
 		p.do(RemovePortal)
 	}

@@ -13,6 +13,8 @@ func (p *planner) stand() {
 	switch {
 	case p.has(me) && !p.f.missing && !p.f.usable && p.heard && (p.g.Report.Primary || p.g.Report.Usable):
 		p.do(YieldGrant) // won, never used, and the better copy is over there
+	case p.has(me) && p.f.inSync && p.lasted(p.k.Together, settleFor):
+		p.do(ClearGrant)
 	case p.f.missing:
 		p.rise()
 	case p.f.bad || p.f.stuck:
@@ -67,13 +69,14 @@ func (p *planner) rise() {
 // drop gets rid of a leg that failed or keeps requests, so that the partner's
 // writes do not wait for it; on record first.
 func (p *planner) drop() {
-	if p.has(None) {
-		if !p.heard || !(p.g.Report.Primary || p.g.Report.Intact) {
-			return
-		}
+	onRecord := p.has(p.me().Other())
+	if p.has(None) && p.heard && (p.g.Report.Primary || p.g.Report.Intact) {
 		p.do(YieldGrant)
+		onRecord = true
 	}
-	p.each(DetachForce, func(v *Volume) bool { return v.Disk > Failed && v.Stuck >= stuckFor })
+	if onRecord {
+		p.each(DetachForce, func(v *Volume) bool { return v.Disk > Failed && v.Stuck >= stuckFor })
+	}
 	if p.g.Healthy {
 		p.each(TakeDown, func(v *Volume) bool { return v.Disk <= Failed })
 	}
@@ -114,7 +117,7 @@ func (p *planner) takeConnected() {
 		p.out = append(p.out, Action{Op: HandOver, Group: p.g.Number, To: p.me()})
 	}
 	p.reset()
-	p.expose0()
+	p.expose(false)
 }
 
 // reset has the servers reset unless nothing of theirs can be missing here.
@@ -122,13 +125,6 @@ func (p *planner) reset() {
 	if !p.k.Intact && !p.g.Record.Clean {
 		p.do(ResetServers)
 	}
-}
-
-func (p *planner) expose0() {
-	f := p.f
-	p.f.primary = false
-	p.expose()
-	p.f = f
 }
 
 // alone says that this side should go on without its partner.
@@ -140,6 +136,8 @@ func (p *planner) alone() bool {
 	owner := r.Owner == p.me()
 	steady := owner || p.k.Moved == 0 || p.lasted(p.k.Moved, holdOff)
 	switch {
+	case !intact && !owner && !p.g.Consent:
+		return false // the owner may have confirmed flushes that never got here
 	case p.v.Partner.Off:
 		return intact || p.lasted(p.k.Idle, aloneOff)
 	case !p.heard && intact:
@@ -156,10 +154,8 @@ func (p *planner) alone() bool {
 		return p.lasted(p.k.Idle, settleFor) && p.lasted(p.k.Apart, apartFor)
 	case intact:
 		return p.lasted(p.k.Idle, idleFor)
-	case owner:
-		return p.lasted(p.k.Idle, aloneOwner)
 	}
-	return p.lasted(p.k.Idle, aloneOther)
+	return p.lasted(p.k.Idle, aloneBoth)
 }
 
 // takeAlone is the takeover. The order matters: no connection may come back
@@ -174,7 +170,7 @@ func (p *planner) takeAlone() {
 	p.each(ForceDisconnect, func(v *Volume) bool { return v.Conn != StandAlone })
 	p.do(WinGrant)
 	p.reset()
-	p.expose0()
+	p.expose(true)
 	p.each(Connect, func(*Volume) bool { return true })
 }
 

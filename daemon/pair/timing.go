@@ -40,15 +40,16 @@ const (
 	// holdOff is the least time between two failovers of one group that rest
 	// on silence alone, and before a group goes home.
 	holdOff = time.Minute
+	// moveAgain is the least time between two attempts at a planned move.
+	moveAgain = 20 * time.Second
 	// homeAfter in sync a group may go home.
 	homeAfter = 10 * time.Second
 
 	// How long an appliance whose copy is not intact waits for a better one:
-	// with its partner's power off, rebooted as well (owner, not owner), silent.
-	aloneOff   = 10 * time.Second
-	aloneOwner = 20 * time.Second
-	aloneOther = 40 * time.Second
-	aloneLong  = 30 * time.Second
+	// with its partner's power off, rebooted as well, silent.
+	aloneOff  = 10 * time.Second
+	aloneBoth = 20 * time.Second
+	aloneLong = 30 * time.Second
 
 	// stuckFor: a disk that keeps a request that long is dropped.
 	stuckFor = 3 * time.Second

@@ -39,6 +39,7 @@ type Group struct {
 	Portal  bool   // this side has the portal address
 	Busy    bool   // actions of the last round are still under way: nothing new is planned
 	Report  Report // what the partner last said; as old as Partner.Heard
+	Consent bool   // the administrator gave the partner's copy up, for the epoch that the record still has
 	Healthy bool   // the disk below the legs works as far as known: a leg may be attached
 }
 

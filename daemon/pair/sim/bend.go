@@ -47,7 +47,7 @@ func (n *node) breakBoot() {
 			}
 			for _, v := range n.vols[g] {
 				v.bringUp(false)
-				v.promote()
+				v.promote(true)
 				v.exported = v.primary
 			}
 			n.portal[g] = true

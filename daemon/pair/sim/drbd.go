@@ -106,6 +106,7 @@ func (v *vol) lostPeerLeg() {
 		v.bitmap |= bit(r.block)
 		r.remote = true
 	}
+	v.noData()
 	v.finish()
 }
 
@@ -119,6 +120,14 @@ func (v *vol) bumpUUID() {
 	v.trace("new current UUID %#x, bitmap %#x", v.uuid[0], v.uuid[1])
 }
 
+// noData freezes a primary that reaches no leg with data (on-no-data-accessible
+// suspend-io).
+func (v *vol) noData() {
+	if v.primary && v.disk != pair.UpToDate && !(v.conn.Up() && v.peerDisk == pair.UpToDate) {
+		v.frozen = true
+	}
+}
+
 // bringUp applies the activity log and attaches.
 func (v *vol) bringUp(disown bool) bool {
 	if v.disk > pair.Failed || v.n.diskBad {
@@ -129,7 +138,7 @@ func (v *vol) bringUp(disown bool) bool {
 	}
 	v.up, v.virgin = true, true
 	v.bitmap |= v.hot
-	v.hot = 0
+	v.hot, v.stable = 0, v.cur // applying the log flushes
 	v.crashed = v.primaryInd
 	v.primaryInd = false
 	switch {
@@ -172,9 +181,7 @@ func (v *vol) detach() {
 	v.stopSync()
 	v.disk = pair.Diskless
 	v.tell()
-	if v.primary && !v.conn.Up() {
-		v.frozen = true
-	}
+	v.noData()
 	for _, r := range v.pending {
 		r.local = true
 	}
@@ -185,7 +192,7 @@ func (v *vol) detach() {
 
 // promote makes it primary; alone says that the fence handler would be
 // answered with "won".
-func (v *vol) promote() bool {
+func (v *vol) promote(alone bool) bool {
 	if v.primary {
 		return true
 	}
@@ -201,7 +208,7 @@ func (v *vol) promote() bool {
 		v.tell()
 		return true
 	}
-	if v.disk != pair.UpToDate && v.disk != pair.Consistent {
+	if !alone || v.disk != pair.UpToDate && v.disk != pair.Consistent {
 		return false
 	}
 	v.stable = v.cur
@@ -616,7 +623,6 @@ func (v *vol) submit(r *request) {
 	if v.frozen {
 		return
 	}
-	w, p := v.w, v.peer()
 	if !r.local && v.disk >= pair.Inconsistent {
 		v.localWrite(r)
 	} else {
@@ -625,30 +631,53 @@ func (v *vol) submit(r *request) {
 	switch {
 	case r.remote:
 	case v.conn.Up() && v.peerDisk >= pair.Inconsistent:
-		session := v.session
-		w.after(w.between(200*us, 3*ms), func() {
-			if !v.alive() || v.session != session || p.disk < pair.Inconsistent || p.n.diskStuck {
-				return // answered by nobody until the connection is lost or the leg dropped
-			}
-			p.cur[r.block] = r.version
-			if p.conn > pair.Connected {
-				p.bitmap &^= bit(r.block)
-				v.bitmap &^= bit(r.block)
-				p.resynced |= bit(r.block)
-			}
-			v.unflushed |= bit(r.block)
-			w.after(w.between(200*us, 3*ms), func() {
-				if v.conn.Up() && v.session == session && w.net.open(mirrorNet, p.n.side, v.n.side) && p.n.awake() && v.n.awake() {
-					r.remote = true
-					v.finish()
-				}
-			})
-		})
+		v.send(r, v.session)
 	default:
 		v.bitmap |= bit(r.block)
 		r.remote = true
 	}
 	v.finish()
+}
+
+// send brings a write to the partner, and its acknowledgement back. TCP tries
+// again for as long as the connection lives.
+func (v *vol) send(r *request, session int) {
+	w, p := v.w, v.peer()
+	hop := func(do func()) {
+		var try func()
+		try = func() {
+			switch {
+			case !v.conn.Up() || v.session != session || r.remote:
+			case !v.alive():
+				w.after(w.between(200*ms, 400*ms), try)
+			default:
+				do()
+			}
+		}
+		w.after(w.between(200*us, 3*ms), try)
+	}
+	var arrive func()
+	arrive = func() {
+		switch {
+		case p.disk < pair.Inconsistent: // lostPeerLeg deals with it
+			return
+		case p.n.diskStuck:
+			w.after(500*ms, func() { hop(arrive) })
+			return
+		}
+		p.cur[r.block] = r.version
+		if p.conn > pair.Connected {
+			p.bitmap &^= bit(r.block)
+			v.bitmap &^= bit(r.block)
+			p.resynced |= bit(r.block)
+		}
+		v.unflushed |= bit(r.block)
+		hop(func() {
+			r.remote = true
+			v.finish()
+		})
+	}
+	hop(arrive)
 }
 
 // localWrite writes the leg; a stuck disk keeps it.

@@ -162,7 +162,7 @@ func (n *node) apply(b *batchRun, a pair.Action) bool {
 	case pair.ForceDisconnect:
 		v.leave(pair.StandAlone)
 	case pair.Promote:
-		return v.promote()
+		return v.promote(a.Alone)
 	case pair.Demote:
 		return v.demote()
 	case pair.Connect:

@@ -92,7 +92,9 @@ func (s *server) login() {
 			break
 		}
 	}
-	s.send()
+	if s.waiting {
+		s.send()
+	}
 }
 
 // send puts the request on the wire.
@@ -126,7 +128,11 @@ func (s *server) arrive(n *node, opGen, gen int) {
 	case opWrite:
 		v.write(o.block, o.ver, func(ok bool) {
 			if ok {
-				back(func() { s.acked[o.block] = o.ver; s.w.stats.Writes++ })
+				back(func() {
+					s.acked[o.block] = o.ver
+					s.w.stats.Writes++
+					v.trace("block %d version %d acknowledged", o.block, o.ver)
+				})
 			}
 		})
 	case opRead:
@@ -146,6 +152,7 @@ func (s *server) arrive(n *node, opGen, gen int) {
 		}
 		v.flush()
 		back(func() {
+			v.trace("flush acknowledged of %v", o.floor)
 			s.w.after(100*ms, func() { // the partner has flushed by the next barrier
 				if s.gen == gen {
 					for b := range blocks {
