@@ -42,7 +42,7 @@ const TrashTime = 7 * 24 * time.Hour
 type VolumeSpec struct {
 	ID     string
 	Name   string
-	Golden string // id of the golden image; empty: an empty volume of Size
+	Golden string // the golden image's name in the pool; empty: an empty volume of Size
 	Size   int64  // bytes; 0: that of the golden image
 }
 

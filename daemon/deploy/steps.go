@@ -172,7 +172,7 @@ func (d *Deployer) create(ctx context.Context, r *task.Run) error {
 	v.DeploymentClusterURI = domain.DeploymentGroups + "/" + domain.DeploymentGroupID
 	spec := VolumeSpec{ID: id, Name: p.Name, Size: res.size}
 	if res.golden != nil {
-		spec.Golden, v.GoldenVolumeURI = res.golden.ID, res.golden.URI
+		spec.Golden, v.GoldenVolumeURI = res.golden.InPool(), res.golden.URI
 	}
 	if err := d.madeWith.Put(ctx, id, *p.OSDeploymentSettings); err != nil {
 		return err
@@ -224,7 +224,7 @@ func (d *Deployer) personalise(ctx context.Context, r *task.Run) error {
 		}
 		spec := VolumeSpec{ID: id, Name: p.Name, Size: res.size}
 		if res.golden != nil {
-			spec.Golden = res.golden.ID
+			spec.Golden = res.golden.InPool()
 		}
 		if _, err := d.storage.Create(ctx, spec); err != nil {
 			return err

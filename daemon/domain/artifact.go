@@ -1,5 +1,7 @@
 package domain
 
+import "cmp"
+
 // Collections are the uris of the resource collections.
 const (
 	PlanScripts       = "/rest/plan-scripts"
@@ -130,7 +132,14 @@ type GoldenImage struct {
 	ObjectBytes   int64      `json:"objectBytes"`   // the file as it was sent
 	Format        string     `json:"format"`        // of that file: zip, raw, zstd, gzip, qcow2
 	Presence      []Presence `json:"presence"`      // which appliance holds it, verified when
+
+	// PoolID is what the expanded image is called in the pool; empty: like the
+	// image. Contents that replace others come beside them, under a new name.
+	PoolID string `json:"poolId,omitempty"`
 }
+
+// InPool is what the expanded image is called in the pool.
+func (g GoldenImage) InPool() string { return cmp.Or(g.PoolID, g.ID) }
 
 // Presence says that an appliance holds an artifact.
 type Presence struct {

@@ -196,7 +196,18 @@ type planned struct {
 	Plans   []domain.DeploymentPlan `json:"plans"`
 	Goldens []domain.GoldenImage    `json:"goldens"` // in the order of the bundle
 	New     []string                `json:"new"`     // ids of golden images that did not exist before
+	Swaps   map[string]swap         `json:"swaps"`   // of the others, by id
 }
+
+// A swap is the exchange of a golden image's contents. The new ones are in the
+// pool beside the old, until the image's row, in one write, names them instead.
+type swap struct {
+	Old string `json:"old"` // names in the pool
+	New string `json:"new"`
+}
+
+// begun says whether the row already names the new contents.
+func (s swap) begun(row domain.GoldenImage) bool { return row.InPool() == s.New }
 
 // beginExtract decides what the extraction writes, and refuses conflicts.
 func (l *Library) beginExtract(ctx context.Context, r *task.Run) error {
@@ -217,7 +228,7 @@ func (l *Library) beginExtract(ctx context.Context, r *task.Run) error {
 	if err != nil {
 		return err
 	}
-	p := planned{Scripts: x.scripts, Builds: x.builds, Plans: x.plans}
+	p := planned{Scripts: x.scripts, Builds: x.builds, Plans: x.plans, Swaps: map[string]swap{}}
 	for _, g := range x.goldens {
 		p.Goldens = append(p.Goldens, g.row)
 		old, err := l.cat.GoldenImages.Get(ctx, g.row.ID)
@@ -231,6 +242,7 @@ func (l *Library) beginExtract(ctx context.Context, r *task.Run) error {
 		if err := l.mayReplace(ctx, old, g.from); err != nil {
 			return err
 		}
+		p.Swaps[old.ID] = swap{Old: old.InPool(), New: domain.NewID()}
 	}
 	r.Logf("%d plan scripts, %d build plans, %d deployment plans, %d golden images", len(x.scripts), len(x.builds), len(x.plans), len(x.goldens))
 	return l.plans.Put(ctx, r.ID(), p)
@@ -276,64 +288,88 @@ func (l *Library) extractGoldens(ctx context.Context, r *task.Run) error {
 	if len(b.GoldenImages) != len(p.Goldens) {
 		return fmt.Errorf("artifact bundle %s: %d golden images, %d were planned", row.Name, len(b.GoldenImages), len(p.Goldens))
 	}
+	var fresh []domain.GoldenImage // rows to write
 	for i, g := range p.Goldens {
-		if err := l.extractGolden(ctx, r, b.GoldenImages[i], g); err != nil {
+		row, done, err := l.unpackGolden(ctx, r, b.GoldenImages[i], g, p.Swaps[g.ID].New)
+		if err != nil {
+			return fmt.Errorf("golden image %s: %w", g.Name, err)
+		}
+		defer done()
+		if row.CheckSum != "" {
+			fresh = append(fresh, row)
+		}
+	}
+	// All are whole and in the pool: from here on the new ones count.
+	for _, g := range fresh {
+		if err := l.showGolden(ctx, g); err != nil {
 			return fmt.Errorf("golden image %s: %w", g.Name, err)
 		}
 	}
-	return nil
+	return l.endSwaps(ctx, p)
 }
 
-func (l *Library) extractGolden(ctx context.Context, r *task.Run, from artifact.GoldenImage, row domain.GoldenImage) error {
+// unpackGolden brings an image of the bundle into the store and the pool, under
+// its id or, if that is in use, the other name. It returns the row that shows
+// it, empty if the same bytes are there already; the caller calls done when
+// that is written.
+func (l *Library) unpackGolden(ctx context.Context, r *task.Run, from artifact.GoldenImage, row domain.GoldenImage, other string) (_ domain.GoldenImage, done func(), err error) {
 	rc, err := from.Open()
 	if err != nil {
-		return explain(err)
+		return row, nil, explain(err)
 	}
 	defer rc.Close()
 	obj, done, err := l.put(ctx, rc)
 	if err != nil {
-		return err
+		return row, nil, err
 	}
-	defer done()
+	unpin := done
+	defer func() {
+		if err != nil {
+			unpin()
+		}
+	}()
 	old, err := l.cat.GoldenImages.Get(ctx, row.ID)
 	switch {
 	case err == nil && old.CheckSum == obj.SHA256:
 		r.Logf("golden image %s: the same bytes are there already", row.Name)
-		return nil
+		return domain.GoldenImage{}, done, nil
+	case err != nil && domain.KindOf(err) != domain.NotFound:
+		return row, nil, err
 	case err == nil:
-		// The old image goes only when the new one is known to be whole and to fit.
-		if err := l.readWhole(ctx, r, obj.SHA256); err != nil {
-			return err
+		// Somebody may have made a volume since the extraction began.
+		if err := l.goldenWithoutVolumes(ctx, old); err != nil {
+			return row, nil, err
 		}
-		if err := l.pool.DeleteGolden(ctx, row.ID); err != nil {
-			return err
-		}
-	case domain.KindOf(err) != domain.NotFound:
-		return err
 	}
-	c, err := l.expand(ctx, r, row.ID, obj.SHA256)
+	row.PoolID = other
+	c, err := l.expand(ctx, r, row.InPool(), obj.SHA256)
 	if err != nil {
-		return err
+		return row, nil, err
 	}
-	return l.saveGolden(ctx, row.ID, row, c, obj.SHA256)
+	row, err = l.goldenRow(row.ID, row, c, obj.SHA256)
+	return row, done, err
 }
 
-// readWhole reads an image to its end as the pool would.
-func (l *Library) readWhole(ctx context.Context, r *task.Run, object string) error {
-	f, img, err := l.openImage(object)
-	if err != nil {
-		return err
+// endSwaps removes the contents of images that their rows no longer name: the
+// old ones of swaps that were made, the new ones of those that were not.
+func (l *Library) endSwaps(ctx context.Context, p planned) error {
+	for id, s := range p.Swaps {
+		row, err := l.cat.GoldenImages.Get(ctx, id)
+		if err != nil && domain.KindOf(err) != domain.NotFound {
+			return err
+		}
+		unnamed := s.New
+		if s.begun(row) {
+			unnamed = s.Old
+		}
+		switch err := l.pool.DeleteGolden(ctx, unnamed); {
+		case domain.KindOf(err) == domain.Conflict: // cloned in the moment before the swap
+			l.log.Warn("replaced contents of a golden image stay in the pool", "golden", id, "err", err)
+		case err != nil:
+			return err
+		}
 	}
-	defer f.Close()
-	room, err := l.pool.Room(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = img.Blocks(ctx, max(1, room), func(off int64, b []byte) error { // 0 would be no limit
-		r.Progress(ctx, (off+int64(len(b)))/2, max(img.VirtualSize, off+int64(len(b))))
-		return nil
-	})
-	return explain(err)
+	return nil
 }
 
 // extractPlans writes scripts and plans. Each row is created or replaced under
@@ -378,8 +414,9 @@ func upsert[T any](ctx context.Context, t table[T], id string, v T) error {
 	return err
 }
 
-// undoExtract removes the images that a failed extraction brought; scripts and
-// plans are written last and all replaceable, so there is nothing else.
+// undoExtract removes the images that a failed extraction brought, and leaves
+// those that were there; scripts and plans are written last and all
+// replaceable, so there is nothing else.
 func (l *Library) undoExtract(ctx context.Context, r *task.Run, _ error) error {
 	p, _, err := l.plan(ctx, r)
 	if err != nil {
@@ -392,6 +429,9 @@ func (l *Library) undoExtract(ctx context.Context, r *task.Run, _ error) error {
 		if err := l.pool.DeleteGolden(ctx, id); err != nil {
 			return err
 		}
+	}
+	if err := l.endSwaps(ctx, p); err != nil {
+		return err
 	}
 	if err := l.sweepStore(ctx, r.ID()); err != nil {
 		return err

@@ -246,13 +246,22 @@ func (l *Library) registerGolden(ctx context.Context, r *task.Run) error {
 // saveGolden writes the row of an image that is in the store and in the pool.
 // Repeating it changes nothing.
 func (l *Library) saveGolden(ctx context.Context, id string, g domain.GoldenImage, c Expanded, object string) error {
+	g, err := l.goldenRow(id, g, c, object)
+	if err != nil {
+		return err
+	}
+	return l.showGolden(ctx, g)
+}
+
+// goldenRow completes the row of an image that is in the store and in the pool.
+func (l *Library) goldenRow(id string, g domain.GoldenImage, c Expanded, object string) (domain.GoldenImage, error) {
 	obj, err := l.store.Stat(object)
 	if err != nil {
-		return explain(err)
+		return g, explain(err)
 	}
 	f, img, err := l.openImage(object)
 	if err != nil {
-		return err
+		return g, err
 	}
 	f.Close()
 	g.SetID(id)
@@ -263,7 +272,12 @@ func (l *Library) saveGolden(ctx context.Context, id string, g domain.GoldenImag
 	if g.DependentArtifacts == nil {
 		g.DependentArtifacts = []domain.Dependent{}
 	}
-	_, err = l.cat.GoldenImages.Get(ctx, id)
+	return g, nil
+}
+
+// showGolden writes the row of an image.
+func (l *Library) showGolden(ctx context.Context, g domain.GoldenImage) error {
+	_, err := l.cat.GoldenImages.Get(ctx, g.ID)
 	switch {
 	case err == nil:
 		_, err = l.cat.GoldenImages.Replace(ctx, g, "*")
@@ -304,7 +318,7 @@ func (l *Library) removeGolden(ctx context.Context, r *task.Run) error {
 	if err := l.goldenUnused(ctx, g); err != nil {
 		return err
 	}
-	if err := l.pool.DeleteGolden(ctx, g.ID); err != nil {
+	if err := l.pool.DeleteGolden(ctx, g.InPool()); err != nil {
 		return err
 	}
 	if err := l.cat.GoldenImages.Delete(ctx, g.ID); err != nil {

@@ -23,11 +23,27 @@ type fakePool struct {
 	images map[string][]byte
 	room   int64
 	fail   error
+	hook   func(ctx context.Context, done bool) error // called before and behind each change
+}
+
+func (p *fakePool) change(ctx context.Context, do func()) error {
+	if p.hook != nil {
+		if err := p.hook(ctx, false); err != nil {
+			return err
+		}
+	}
+	p.mu.Lock()
+	do()
+	p.mu.Unlock()
+	if p.hook != nil {
+		return p.hook(ctx, true)
+	}
+	return nil
 }
 
 func (p *fakePool) ImportGolden(ctx context.Context, id string, img *artifact.Image, progress func(done, total int64)) (Expanded, error) {
 	var b []byte
-	c, err := img.Blocks(ctx, p.room, func(off int64, data []byte) error {
+	c, err := img.Blocks(ctx, max(1, p.room), func(off int64, data []byte) error {
 		b = append(b, make([]byte, int(off)+len(data)-len(b))...)
 		copy(b[off:], data)
 		return nil
@@ -38,17 +54,11 @@ func (p *fakePool) ImportGolden(ctx context.Context, id string, img *artifact.Im
 	if err != nil {
 		return Expanded{}, err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.images[id] = b
-	return Expanded{Size: c.Size, Data: c.Data, Digest: c.SHA256}, nil
+	return Expanded{Size: c.Size, Data: c.Data, Digest: c.SHA256}, p.change(ctx, func() { p.images[id] = b })
 }
 
-func (p *fakePool) DeleteGolden(_ context.Context, id string) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.images, id)
-	return nil
+func (p *fakePool) DeleteGolden(ctx context.Context, id string) error {
+	return p.change(ctx, func() { delete(p.images, id) })
 }
 
 func (p *fakePool) Room(context.Context) (int64, error) { return p.room, nil }
@@ -57,6 +67,9 @@ type bench struct {
 	*Library
 	t    *testing.T
 	pool *fakePool
+
+	stop  func()
+	again func() // ends the process and starts the next one
 }
 
 func newBench(t *testing.T) *bench {
@@ -66,20 +79,36 @@ func newBench(t *testing.T) *bench {
 	fatal(t, err)
 	store, err := artifact.OpenStore(t.TempDir(), 0)
 	fatal(t, err)
-	state := cluster.NewStore(node.Client())
-	engine := task.New(state.Tasks, log)
 	b := &bench{t: t, pool: &fakePool{images: map[string][]byte{}, room: 1 << 30}}
-	b.Library = New(Config{State: state, Store: store, Pool: b.pool, Tasks: engine, Attributes: func(string) string { return "[]" }, Appliance: "F, appliance 1", Log: log})
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- engine.Run(ctx) }()
+	b.run(node, store)
 	t.Cleanup(func() {
-		cancel()
-		if err := errors.Join(<-done, node.Close()); err != nil {
+		b.stop()
+		if err := node.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	return b
+}
+
+// run starts a Library and its engine, as a new process would.
+func (b *bench) run(node *cluster.Node, store *artifact.Store) {
+	log := slog.New(slog.DiscardHandler)
+	state := cluster.NewStore(node.Client())
+	engine := task.New(state.Tasks, log)
+	b.Library = New(Config{State: state, Store: store, Pool: b.pool, Tasks: engine, Attributes: func(string) string { return "[]" }, Appliance: "F, appliance 1", Log: log})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- engine.Run(ctx) }()
+	b.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Error(err)
+		}
+	})
+	b.again = func() {
+		b.stop()
+		b.run(node, store)
+	}
 }
 
 func fatal(t *testing.T, err error) {
