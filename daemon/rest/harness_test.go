@@ -19,6 +19,7 @@ import (
 
 	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
+	"baystream/internal/password"
 )
 
 // rig is a server over a real store, with a Library and a Deployer that note
@@ -84,7 +85,7 @@ func newRig(t *testing.T) *rig {
 		},
 		Attributes: attributes, CA: []byte("-----BEGIN CERTIFICATE-----\n"), SetupCode: rigCode, Log: log, Now: g.clock,
 	})
-	g.srv.hasher.time, g.srv.hasher.memory = 1, 64 // cheap, for tests have many log-ins
+	g.srv.hasher.cost = password.Cost{Time: 1, Memory: 64} // cheap, for tests have many log-ins
 	return g
 }
 

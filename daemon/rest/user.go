@@ -2,10 +2,8 @@ package rest
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
-	"encoding/base64"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -15,61 +13,32 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/crypto/argon2"
-
 	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
+	"baystream/internal/password"
 )
 
-// hasher makes and checks the argon2id hashes of passwords (RFC 9106), one at
-// a time, so that log-ins cannot use up an appliance's memory.
+// hasher makes and checks the hashes of passwords, one at a time, so that
+// log-ins cannot use up an appliance's memory.
 type hasher struct {
-	time, memory uint32 // memory in KiB
+	cost password.Cost
 
 	mu     sync.Mutex
 	nobody string // hash of a password that nobody knows
 }
 
-// newHasher has the cost that OWASP names for little memory.
-func newHasher() *hasher { return &hasher{time: 2, memory: 19 << 10} }
+func newHasher() *hasher { return &hasher{cost: password.Default} }
 
-const (
-	hashThreads = 1
-	hashSalt    = 16 // bytes
-	hashLength  = 32 // bytes
-)
-
-// hash makes the PHC string that is stored for a password.
-func (h *hasher) hash(password string) string {
-	salt := make([]byte, hashSalt)
-	_, _ = rand.Read(salt) // does not fail (crypto/rand)
+func (h *hasher) hash(word string) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	sum := argon2.IDKey([]byte(password), salt, h.time, h.memory, hashThreads, hashLength)
-	b64 := base64.RawStdEncoding.EncodeToString
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.memory, h.time, hashThreads, b64(salt), b64(sum))
+	return password.Hash(word, h.cost)
 }
 
-// check says whether password made hash; a hash in another form fits no
-// password.
-func (h *hasher) check(hash, password string) bool {
-	parts := strings.Split(hash, "$")
-	if len(parts) != 6 || parts[1] != "argon2id" {
-		return false
-	}
-	var m, t uint32
-	var p uint8
-	if _, err := fmt.Sscanf(parts[3], "m=%d,t=%d,p=%d", &m, &t, &p); err != nil || t < 1 || p < 1 || m > 1<<20 {
-		return false
-	}
-	salt, err1 := base64.RawStdEncoding.DecodeString(parts[4])
-	want, err2 := base64.RawStdEncoding.DecodeString(parts[5])
-	if err1 != nil || err2 != nil || len(want) == 0 {
-		return false
-	}
+func (h *hasher) check(hash, word string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return subtle.ConstantTimeCompare(want, argon2.IDKey([]byte(password), salt, t, m, p, uint32(len(want)))) == 1
+	return password.Check(hash, word)
 }
 
 // dummy is checked for a user who does not exist, so that the answer takes as
