@@ -89,7 +89,7 @@ var DaemonModules = []string{
 	"ext4", "efivarfs",
 	"dm-mod", "dm-thin-pool", "drbd",
 	"target_core_mod", "target_core_iblock", "iscsi_target_mod",
-	"bonding", "8021q", "af_packet",
+	"bonding", "8021q", "af_packet", "nf_tables", "nft_reject_inet",
 	"vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8",
 	"softdog", "ipmi_devintf", "ipmi_watchdog",
 }
