@@ -14,6 +14,12 @@ const (
 	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
 )
 
+// What SMBIOS and IPMI say of every module.
+const (
+	manufacturer = "Baystream"
+	productName  = "Virtual module"
+)
+
 // arguments returns QEMU's. A VM that stands alone has its console on the
 // terminal and nothing behind its NICs.
 func (v *VM) arguments(alone bool) []string {
@@ -61,6 +67,8 @@ func (v *VM) arguments(alone bool) []string {
 				id, quote(v.socket(fmt.Sprintf("line%d", i)))), "-serial", "chardev:"+id)
 		}
 		args = append(args,
+			"-chardev", "socket,id=bmc,server=off,reconnect=1,path="+quote(v.socket("bmc")),
+			"-device", "ipmi-bmc-extern,id=bmc0,chardev=bmc", "-device", "isa-ipmi-kcs,bmc=bmc0",
 			"-chardev", "socket,id=rig,server=off,path="+quote(v.socket("qmpline")), "-mon", "chardev=rig,mode=control",
 			"-chardev", "socket,id=guest,server=on,wait=off,path="+quote(v.QMPSocket()), "-mon", "chardev=guest,mode=control")
 	}
@@ -88,9 +96,9 @@ func (v *VM) bootArguments() []string {
 
 func (id Identity) arguments() []string {
 	args := []string{
-		"-smbios", fmt.Sprintf("type=1,manufacturer=Baystream,product=Virtual module,serial=%s,uuid=%s", quote(id.Serial), id.UUID),
-		"-smbios", fmt.Sprintf("type=2,manufacturer=Baystream,product=Virtual module,serial=%s,location=%s", quote(id.Serial), quote(id.Location)),
-		"-smbios", fmt.Sprintf("type=3,manufacturer=Baystream,serial=%s", quote(id.Frame)),
+		"-smbios", fmt.Sprintf("type=1,manufacturer="+manufacturer+",product="+productName+",serial=%s,uuid=%s", quote(id.Serial), id.UUID),
+		"-smbios", fmt.Sprintf("type=2,manufacturer="+manufacturer+",product="+productName+",serial=%s,location=%s", quote(id.Serial), quote(id.Location)),
+		"-smbios", fmt.Sprintf("type=3,manufacturer="+manufacturer+",serial=%s", quote(id.Frame)),
 	}
 	if id.UUID == "" {
 		args = args[2:] // QEMU refuses an empty one

@@ -19,6 +19,8 @@ const (
 	Management = "management"
 	IC3        = "ic3" // interconnect modules in bays 3 and 6
 	IC6        = "ic6"
+	FrameLink  = "framelink" // of the first frame; "frame2-framelink" of the second
+	Ring       = "ring"      // joins the managers of linked frames
 )
 
 // A Config says what to build. Its zero value is one frame with one appliance
@@ -96,7 +98,9 @@ type Frame struct {
 	Serial string
 	Bays   []*Bay
 
-	rig *rig
+	rig     *rig
+	link    *Switch
+	manager *controlled
 
 	mu      sync.Mutex
 	restURL string
@@ -158,8 +162,8 @@ func (r *rig) build(cfg Config) (err error) {
 	if err := r.makeDirs(); err != nil {
 		return err
 	}
-	for i, name := range []string{Management, IC3, IC6} {
-		r.networks = append(r.networks, NewSwitch(name, cfg.Seed+uint64(i), cfg.Log))
+	for _, name := range []string{Management, IC3, IC6} {
+		r.network(name)
 	}
 	if err := Link(r.networks[1], r.networks[2]); err != nil {
 		return err
@@ -168,13 +172,23 @@ func (r *rig) build(cfg Config) (err error) {
 		return err
 	}
 	for n := 1; n <= cfg.Frames; n++ {
-		f := &Frame{Number: n, Serial: frameSerial(n), rig: r}
+		f := &Frame{Number: n, Serial: frameSerial(n), rig: r, link: r.network(linkName(n))}
 		r.frames = append(r.frames, f)
+		if err := f.startManager(); err != nil {
+			return err
+		}
 		if err := f.populate(); err != nil {
 			return err
 		}
 	}
-	return nil
+	return r.linkManagers()
+}
+
+// network adds a network. The seed of its faults is its own.
+func (r *rig) network(name string) *Switch {
+	s := NewSwitch(name, r.cfg.Seed+uint64(len(r.networks)), r.cfg.Log)
+	r.networks = append(r.networks, s)
+	return s
 }
 
 // makeDirs makes the directory and takes it for this rig alone.
@@ -212,6 +226,7 @@ func (f *Frame) populate() error {
 			return err
 		}
 	}
+	f.manager.SetBays(f.managedBays())
 	local, err := f.rig.host.Forward(netip.AddrPortFrom(place{f.Number, ApplianceBay, 1}.address().Addr(), 443))
 	f.restURL = "https://" + local
 	return err
@@ -226,10 +241,12 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 	}
 	port := func(access uint16) PortConfig { return PortConfig{Name: p.name(), Access: access} }
 	if p.kind == ApplianceBay {
+		vc.Document = f.document(p)
 		id.OEM = p.oem(cfg.Frames, cfg.VLAN)
 		vc.Kernel, vc.Initramfs, vc.Cmdline = cfg.Kernel, cfg.Initramfs, cfg.Cmdline
 		vc.NICs = []NIC{
 			{Slot: 1, MAC: p.mac(1), Network: net[0], Port: port(nativeVLAN)},
+			{Slot: 2, MAC: p.mac(2), Network: f.link, Port: port(nativeVLAN)},
 			{Slot: 3, MAC: p.mac(3), Network: net[1], Port: port(0)},
 			{Slot: 6, MAC: p.mac(6), Network: net[2], Port: port(0)},
 		}
@@ -251,7 +268,8 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 	if err != nil {
 		return err
 	}
-	vm.powered = func() {
+	vm.powered = func(on bool) {
+		f.manager.PowerChanged(p.location(), on)
 		if err := f.WriteState(); err != nil {
 			cfg.Log.Warn("state", "err", err)
 		}
@@ -308,7 +326,11 @@ func (f *Frame) Networks() []*Switch { return f.rig.networks }
 func (f *Frame) Network(name string) (*Switch, error) {
 	i := slices.IndexFunc(f.rig.networks, func(s *Switch) bool { return s.name == name })
 	if i < 0 {
-		return nil, fmt.Errorf("frame %s: no network %q; it has %s, %s, %s", f.Serial, name, Management, IC3, IC6)
+		var names []string
+		for _, n := range f.rig.networks {
+			names = append(names, n.name)
+		}
+		return nil, fmt.Errorf("frame %s: no network %q; it has %v", f.Serial, name, names)
 	}
 	return f.rig.networks[i], nil
 }
@@ -345,6 +367,11 @@ func (r *rig) close() error {
 		}
 	}
 	wg.Wait()
+	for _, f := range r.frames {
+		if f.manager != nil {
+			f.manager.close()
+		}
+	}
 	for _, h := range []*Host{r.host, r.deployment} {
 		if h != nil {
 			h.Close()

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"baystream/image"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // guestImage makes an image of Debian's kernel and the guest that tells what
@@ -40,7 +42,7 @@ func guestImage(t *testing.T) Option {
 	must(t, err)
 	kernel, err := image.KernelFromDeb(debs[pkg])
 	must(t, err)
-	files, err := kernel.ModuleFiles("virtio_pci", "virtio_net", "virtio_blk", "8021q")
+	files, err := kernel.ModuleFiles("virtio_pci", "virtio_net", "virtio_blk", "8021q", "ipmi_si", "ipmi_devintf")
 	must(t, err)
 	dir := t.TempDir()
 	guest := filepath.Join(dir, "guest")
@@ -81,6 +83,19 @@ func tell(t *testing.T, b *Bay, line string) {
 	}
 }
 
+// ask is tell for a line that is answered with something.
+func ask(t *testing.T, b *Bay, line string) string {
+	t.Helper()
+	mark := b.Console().Mark()
+	tell(t, b, line)
+	_, text, ok := strings.Cut(b.Console().Since(mark), "guest: says ")
+	if !ok {
+		t.Fatalf("%s: no answer: %s", line, b.Console().Since(mark))
+	}
+	text, _, _ = strings.Cut(text, "\n")
+	return text
+}
+
 func ready(t *testing.T, b *Bay) {
 	t.Helper()
 	_, err := b.WaitConsole(Context(t, 20*time.Second), regexp.MustCompile(`guest: ready`))
@@ -104,7 +119,7 @@ func TestFrameModuleSeesItsPlace(t *testing.T) {
 		"oem baystream:management=address:192.0.2.10/24,gateway:192.0.2.1",
 		"oem baystream:deployment=vlan:1300,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.199,mtu:1500",
 		"disk 131072",
-		"slot 1 02:61:00:01:01:01", "slot 3 02:61:00:01:01:03", "slot 6 02:61:00:01:01:06",
+		"slot 1 02:61:00:01:01:01", "slot 2 02:61:00:01:01:02", "slot 3 02:61:00:01:01:03", "slot 6 02:61:00:01:01:06",
 		"ready",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
@@ -136,9 +151,10 @@ func TestFrameModuleSeesItsPlace(t *testing.T) {
 		t.Errorf("a second call: %v", err)
 	}
 
-	// Reset is another boot on the same VM; power off and on, a new process.
-	must(t, a.Reset(t.Context()))
-	ready(t, a)
+	t.Run("BMC", func(t *testing.T) { theBMCTellsOfTheFrame(t, f) })
+
+	// The watchdog's reset was another boot on the same VM; power off and on is
+	// a new process.
 	a.PowerOff()
 	if a.On() {
 		t.Error("on after PowerOff")
@@ -186,5 +202,40 @@ func TestFrameComputeModuleBootsFromTheNetwork(t *testing.T) {
 			_, err = c.WaitConsole(Context(t, 20*time.Second), regexp.MustCompile(`iPXE`))
 			must(t, err)
 		})
+	}
+}
+
+// theBMCTellsOfTheFrame reads the frame's document through the kernel's IPMI
+// driver, asks the frame manager as it says, and lets the watchdog bite.
+func theBMCTellsOfTheFrame(t *testing.T, f *Frame) {
+	a := f.Appliance()
+	var doc Document
+	must(t, json.Unmarshal([]byte(ask(t, a, "fru 1")), &doc))
+	want := Document{Frame: "VF0001", Bay: "appliance bay 1", Address: netip.MustParsePrefix("169.254.1.11/16"),
+		Manager: DocumentManager{URL: "https://169.254.1.1", SHA256: f.manager.Fingerprint(), User: "bay-appliance-1"},
+		Bays:    []DocumentBay{{"appliance bay 1", "appliance"}, {"device bay 1", "compute"}, {"interconnect bay 3", "interconnect"}, {"interconnect bay 6", "interconnect"}}}
+	if diff := cmp.Diff(want, doc, cmpopts.IgnoreFields(DocumentManager{}, "Password"), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
+		t.Errorf("the frame's document (-want +got):\n%s", diff)
+	}
+	must(t, a.BMC().SetSensor("Inlet Temp", 45))
+	if got := ask(t, a, "ipmi 4 2d 1"); got != "00 2d c0 d8" { // 45 degrees, over two limits
+		t.Errorf("sensor 1 reads %s", got)
+	}
+
+	tell(t, a, "addr 2 0 "+doc.Address.String())
+	page := ask(t, a, fmt.Sprintf("get %s/redfish/v1/Chassis/VF0001-appliance-bay-1 %s %s %s", doc.Manager.URL, doc.Manager.User, doc.Manager.Password, doc.Manager.SHA256))
+	if !strings.HasPrefix(page, "200 OK") || !strings.Contains(page, `\"Health\": \"Critical\"`) {
+		t.Errorf("the manager says of a hot module: %s", page)
+	}
+	a.BMC().HealSensors()
+
+	tell(t, a, "ipmi 6 24 4 1 0 10 5 0") // the watchdog: reset after 0.5 s
+	mark := a.Console().Mark()
+	_, err := fmt.Fprintln(a.Console(), "ipmi 6 22")
+	must(t, err)
+	_, err = a.Console().WaitFrom(Context(t, 20*time.Second), mark, regexp.MustCompile(`guest: ready`))
+	must(t, err)
+	if log := a.BMC().Log(); log[len(log)-1].Raw[10] != 0x23 { // watchdog 2
+		t.Errorf("the event log ends with % x, want the watchdog", log[len(log)-1].Raw)
 	}
 }

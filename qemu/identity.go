@@ -22,6 +22,28 @@ const (
 	maxFrames = 5 // a logical enclosure
 )
 
+// Link-local addresses (RFC 3927) of a frame's own networks: each frame link
+// has those of its frame, the ring that joins the managers has 169.254.0.0/24.
+const linkBits = 16
+
+func linkAddress(frame, host int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{169, 254, byte(frame), byte(host)}), linkBits)
+}
+
+func managerAddress(frame int) netip.Prefix { return linkAddress(frame, 1) }
+func ringAddress(frame int) netip.Prefix    { return linkAddress(0, frame) }
+
+// linkAddress is an appliance's on its frame link.
+func (p place) linkAddress() netip.Prefix { return linkAddress(p.frame, 10+p.bay) }
+
+// linkName is the name of a frame's frame link.
+func linkName(frame int) string {
+	if frame > 1 {
+		return fmt.Sprintf("frame%d-%s", frame, FrameLink)
+	}
+	return FrameLink
+}
+
 func hostIn(p netip.Prefix, n int) netip.Prefix {
 	a := p.Addr().As4()
 	a[3] = byte(n)

@@ -24,6 +24,7 @@ const UserName = "Administrator"
 type State struct {
 	PID int `json:"pid"` // of the process that holds the frame; 0: it is down
 	Access
+	Manager       ManagerState `json:"manager"` // of the first frame
 	Frames        []FrameState `json:"frames"`
 	Bays          []BayState   `json:"bays"`
 	Networks      []NetState   `json:"networks"`
@@ -44,6 +45,16 @@ type FrameState struct {
 	Number int    `json:"number"`
 	Serial string `json:"serial"`
 	Access
+	Manager ManagerState `json:"manager"`
+}
+
+// ManagerState is how to reach a frame's manager (Redfish) from outside. Its
+// certificate, in PEM, vouches for itself.
+type ManagerState struct {
+	URL          string `json:"url"`
+	CertFile     string `json:"cert"`
+	User         string `json:"user"`
+	PasswordFile string `json:"password_file"`
 }
 
 // BayState describes one bay and its module.
@@ -92,9 +103,9 @@ func (f *Frame) Access() Access {
 // State returns the present state of the linked frames.
 func (f *Frame) State() State {
 	r := f.rig
-	s := State{PID: os.Getpid(), Access: r.frames[0].Access(), ControlSocket: f.ControlSocket()}
+	s := State{PID: os.Getpid(), Access: r.frames[0].Access(), Manager: r.frames[0].ManagerAccess(), ControlSocket: f.ControlSocket()}
 	for _, g := range r.frames {
-		s.Frames = append(s.Frames, FrameState{g.Number, g.Serial, g.Access()})
+		s.Frames = append(s.Frames, FrameState{g.Number, g.Serial, g.Access(), g.ManagerAccess()})
 		for _, b := range g.Bays {
 			power := "off"
 			if b.On() {

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"baystream/qemu/bmc"
 )
 
 // A VMConfig describes one module.
@@ -37,6 +39,7 @@ type VMConfig struct {
 	Firmware  Firmware
 
 	Identity Identity
+	Document func() []byte // FRU device 1 of the module's BMC; nil: none
 	NICs     []NIC
 	Disks    []Disk
 
@@ -95,8 +98,11 @@ type VM struct {
 	logs     []*os.File // of the consoles
 	wg       sync.WaitGroup
 	ports    []*Port
+	bmc      controller
+	life     context.Context // ends with Close
+	end      context.CancelFunc
 
-	powered func() // called after each change of power; may be nil
+	powered func(on bool) // called after each change of power; may be nil
 
 	power sync.Mutex // held while power changes
 
@@ -116,6 +122,14 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 		cfg.CPUs = 1
 	}
 	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name)}
+	v.life, v.end = context.WithCancel(context.Background())
+	v.bmc.BMC = bmc.New(bmc.Config{
+		UUID:     cfg.Identity.UUID,
+		Chassis:  bmc.Board{Part: "Virtual frame", Serial: cfg.Identity.Frame},
+		Board:    bmc.Board{Manufacturer: manufacturer, Name: productName, Serial: cfg.Identity.Serial, Part: cfg.Identity.Location},
+		Product:  bmc.Board{Manufacturer: manufacturer, Name: productName, Serial: cfg.Identity.Serial},
+		Document: cfg.Document, Sensors: sensors(), Machine: module{v}, Log: v.log,
+	})
 	for i := range v.consoles {
 		v.consoles[i] = newConsole(io.Discard)
 	}
@@ -147,6 +161,11 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 	if v.qmpLine, err = v.listen("qmpline"); err != nil {
 		return nil, err
 	}
+	management, err := v.listen("bmc")
+	if err != nil {
+		return nil, err
+	}
+	v.wg.Go(func() { v.serveBMC(management) })
 	for _, n := range cfg.NICs {
 		p, err := n.Network.Listen(v.socket(n.id()), n.Port)
 		if err != nil {
@@ -269,7 +288,7 @@ func (v *VM) PowerOn(ctx context.Context) error {
 		return fmt.Errorf("vm %s: power on: %w", v.cfg.Name, err)
 	}
 	v.log.Info("power on")
-	v.tellPower()
+	v.tellPower(true)
 	return nil
 }
 
@@ -313,7 +332,7 @@ func (v *VM) start(ctx context.Context) error {
 		}
 		v.log.Info("power off", "status", cmd.ProcessState.String())
 		close(exited)
-		v.tellPower()
+		v.tellPower(false)
 	})
 	if err != nil {
 		<-exited
@@ -322,9 +341,10 @@ func (v *VM) start(ctx context.Context) error {
 	return nil
 }
 
-func (v *VM) tellPower() {
+func (v *VM) tellPower(on bool) {
+	v.bmc.PowerChanged(on)
 	if v.powered != nil {
-		v.powered()
+		v.powered(on)
 	}
 }
 
@@ -507,6 +527,8 @@ func (v *VM) CommandLine() string {
 
 // Close takes the power away and removes ports and sockets; files stay.
 func (v *VM) Close() {
+	v.end()
+	v.bmc.Close()
 	v.PowerOff()
 	for _, p := range v.ports {
 		p.Close()

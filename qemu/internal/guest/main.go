@@ -5,7 +5,10 @@
 // It prints "guest: slot N MAC" for each NIC in a numbered PCIe slot, "guest:
 // oem TEXT" for each OEM string and "guest: location TEXT", then "guest:
 // ready". It takes "addr SLOT VLAN PREFIX" (VLAN 0: untagged), "listen PORT"
-// (TCP echo) and "poweroff", and answers with "guest: ok LINE" or the error.
+// (TCP echo), "ipmi NETFN CMD HEX..." (the answer in hexadecimal, completion
+// code first), "fru ID" (its contents), "get URL USER PASSWORD SHA256" (HTTPS,
+// of a server with that certificate) and "poweroff". It prints what it found
+// out as "guest: says TEXT" and answers with "guest: ok LINE" or the error.
 package main
 
 import (
@@ -39,7 +42,7 @@ func run() error {
 			return fmt.Errorf("mount %s: %w", m.dir, err)
 		}
 	}
-	for _, m := range []string{"virtio_pci", "virtio_net", "virtio_blk", "8021q"} {
+	for _, m := range []string{"virtio_pci", "virtio_net", "virtio_blk", "8021q", "ipmi_si", "ipmi_devintf"} {
 		if err := kmodule.Probe(m, ""); err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("load %s: %w", m, err)
 		}
@@ -133,6 +136,12 @@ func obey(nics map[string]netlink.Link, words []string) error {
 		}
 		go echo(l)
 		return nil
+	case len(words) >= 3 && words[0] == "ipmi":
+		return sendIPMI(words[1:])
+	case len(words) == 2 && words[0] == "fru":
+		return showFRU(words[1])
+	case len(words) == 5 && words[0] == "get":
+		return get(words[1], words[2], words[3], words[4])
 	}
 	return errors.New("what?")
 }
