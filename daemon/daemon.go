@@ -158,18 +158,21 @@ func Run(ctx context.Context, cfg Config) error {
 		return d.beat(ctx)
 	}))
 
-	listener, followAddress, err := d.listen(ctx, authority)
-	if err != nil {
-		return err
-	}
 	code, err := d.firstContact(ctx, authority)
 	if err != nil {
 		return err
 	}
+	users := make(chan struct{}, 1)
 	server := rest.New(rest.Config{
 		Store: d.state, Library: lib, Deployer: deployer, Appliance: report{d}, Info: d.info, Attributes: scriptAttributes,
-		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"),
+		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"), UsersChanged: func() { wake(users) },
 	})
+	d.serveConsole(ctx, g, server, users)
+
+	listener, followAddress, err := d.listen(ctx, authority)
+	if err != nil {
+		return err
+	}
 	g.Go(func() error { return server.Serve(ctx, listener, authority.TLS()) })
 	if followAddress != nil {
 		g.Go(followAddress)

@@ -29,7 +29,7 @@ import (
 	"baystream/daemon/domain"
 )
 
-// Config is what a Server stands on. Every field is needed but SetupCode and Now.
+// Config is what a Server stands on. Every field is needed but SetupCode, Now and UsersChanged.
 type Config struct {
 	Store     *cluster.Store
 	Library   Library
@@ -42,6 +42,8 @@ type Config struct {
 	SetupCode  string // makes the first administrator; void once there is one; empty: no set-up over REST
 	Log        *slog.Logger
 	Now        func() time.Time // time.Now if nil
+	// UsersChanged, if not nil, is called after each change of users.
+	UsersChanged func()
 }
 
 // Server serves the interface.
@@ -60,6 +62,9 @@ type Server struct {
 func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.UsersChanged == nil {
+		cfg.UsersChanged = func() {}
 	}
 	s := &Server{
 		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now), hasher: newHasher(),
@@ -86,6 +91,16 @@ const (
 func (s *Server) Serve(ctx context.Context, ln net.Listener, config *tls.Config) error {
 	config = config.Clone()
 	config.MinVersion = max(config.MinVersion, tls.VersionTLS12) // the final clients pin exactly 1.2
+	return s.serve(ctx, ln, config)
+}
+
+// ServeLocal answers on ln in clear until ctx ends: for this machine's own
+// console.
+func (s *Server) ServeLocal(ctx context.Context, ln net.Listener) error {
+	return s.serve(ctx, ln, nil)
+}
+
+func (s *Server) serve(ctx context.Context, ln net.Listener, config *tls.Config) error {
 	srv := &http.Server{
 		Handler:           s.handler,
 		TLSConfig:         config,
@@ -108,7 +123,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, config *tls.Config)
 		}
 		done <- nil
 	}()
-	if err := srv.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+	serve := srv.Serve
+	if config != nil {
+		serve = func(ln net.Listener) error { return srv.ServeTLS(ln, "", "") }
+	}
+	if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("rest: serve %s: %w", ln.Addr(), err)
 	}
 	return <-done

@@ -170,6 +170,7 @@ func (s *Server) createUser(w http.ResponseWriter, r *http.Request) error {
 	if !made {
 		return domain.Errorf(domain.Conflict, "user "+u.Name, "exists already").Fix("Choose another name, or change the password of the user.")
 	}
+	s.UsersChanged()
 	s.Log.Info("audit: user created", "user", u.Name, "role", u.Role, "by", owner(r), "source", source(r))
 	s.encode(w, http.StatusCreated, viewUser(u))
 	return nil
@@ -211,6 +212,7 @@ func (s *Server) setPassword(w http.ResponseWriter, r *http.Request) error {
 	if err := s.sessions.closeAll(r.Context(), after.Name); err != nil {
 		return err
 	}
+	s.UsersChanged()
 	s.Log.Info("audit: password changed", "user", after.Name, "by", owner(r), "source", source(r))
 	return s.ok(w, viewUser(after))
 }
@@ -249,6 +251,7 @@ func (s *Server) deleteUser(w http.ResponseWriter, r *http.Request) error {
 	if err := s.sessions.closeAll(ctx, u.Name); err != nil {
 		return err
 	}
+	s.UsersChanged()
 	s.Log.Info("audit: user deleted", "user", u.Name, "by", owner(r), "source", source(r))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
@@ -291,6 +294,7 @@ func (s *Server) setup(w http.ResponseWriter, r *http.Request) error {
 	if err := s.firstUser(ctx, u); err != nil {
 		return err
 	}
+	s.UsersChanged()
 	s.Log.Info("audit: set up", "user", u.Name, "source", from)
 	s.encode(w, http.StatusCreated, viewUser(u))
 	return nil
