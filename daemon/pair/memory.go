@@ -95,9 +95,7 @@ func digest(g *Group) facts {
 func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 	now := v.Now
 	if fresh(v) && g.Record.Owner != m.Owner {
-		if m.Owner != None {
-			m.Moved = since(now)
-		}
+		m.Moved = since(max(now, 1)) // the first look counts: what was before it is not known
 		m.Owner = g.Record.Owner
 	}
 	if f.missing {

@@ -435,6 +435,10 @@ func (v *vol) syncNext(gen int) {
 			v.syncNext(gen)
 			return
 		}
+		if len(s.pending) > 0 { // resync and writes keep out of each other's extents
+			v.syncNext(gen)
+			return
+		}
 		for b := range blocks {
 			if v.bitmap&bit(b) != 0 {
 				v.cur[b] = s.cur[b]

@@ -91,9 +91,29 @@ func (w *World) severBoth(net int, a, b pair.Side, d time.Duration) {
 	w.sever(net, b, a, d)
 }
 
+// spared: a module does not die within seconds of a disk failure anywhere. That
+// an appliance lost its leg has to be on record before the partner's copy is
+// lost as well (docs/availability.md names this limit).
+func (w *World) spared(again func()) bool {
+	if wait := w.diskFailed + 3*sec - w.now; w.diskFailed > 0 && wait > 0 {
+		w.later(wait, again)
+		return true
+	}
+	return false
+}
+
 func (n *node) cycle(d time.Duration) {
+	if n.w.spared(func() { n.cycle(d) }) {
+		return
+	}
 	n.powerOff()
 	n.w.later(d, n.powerOn)
+}
+
+func (n *node) crashSoon() {
+	if !n.w.spared(n.crashSoon) {
+		n.crash()
+	}
 }
 
 func (n *node) unstick() { n.diskStuck = false }
@@ -128,7 +148,7 @@ func (w *World) long() time.Duration { return w.between(500*ms, 40*sec) }
 
 var faults = []fault{
 	{"power cut", func(w *World) { w.nodes[w.side()].cycle(w.long()) }},
-	{"kernel crash", func(w *World) { w.nodes[w.side()].crash() }},
+	{"kernel crash", func(w *World) { w.nodes[w.side()].crashSoon() }},
 	{"power cut of the witness", func(w *World) { w.nodes[pair.None].cycle(w.long()) }},
 	{"power cut of both", func(w *World) {
 		for _, s := range []pair.Side{pair.A, pair.B} {
@@ -240,7 +260,7 @@ func (n *node) kill() {
 }
 
 func (n *node) failDisk(d time.Duration) {
-	n.diskBad = true
+	n.diskBad, n.w.diskFailed = true, n.w.now
 	n.each((*vol).detach)
 	n.wake()
 	n.w.later(d, func() { n.diskBad = false })

@@ -97,10 +97,14 @@ func (s *server) login() {
 	}
 }
 
-// send puts the request on the wire.
+// send puts the request on the wire. A target lets no new session begin while
+// commands of the old one are in the kernel: then their answer is waited for.
 func (s *server) send() {
-	s.opGen++
 	s.sent = s.w.now
+	if s.flow != nil && len(s.flow.vols[s.g][s.i].pending) > 0 {
+		return
+	}
+	s.opGen++
 	n, opGen, gen := s.flow, s.opGen, s.gen
 	if n == nil {
 		return

@@ -56,14 +56,15 @@ type World struct {
 	nodes   [3]*node // by pair.Side; [0] is the witness
 	servers []*server
 
-	faulty   bool // faults may still come: messages get lost
-	kinds    string
-	failure  string
-	issued   uint32 // the last version that any server wrote
-	uuids    uint64
-	seen     [groups]pair.Record
-	failover [groups]time.Duration // the last one from a living owner
-	stats    Stats
+	faulty     bool // faults may still come: messages get lost
+	kinds      string
+	failure    string
+	diskFailed time.Duration // the last time
+	issued     uint32        // the last version that any server wrote
+	uuids      uint64
+	seen       [groups]pair.Record
+	failover   [groups]time.Duration // the last one from a living owner
+	stats      Stats
 }
 
 // Stats is what happened in a run.
