@@ -8,9 +8,9 @@
 // membership; alone it needs neither (development configuration). Members come
 // as learners and get their vote when they hold the whole state (Add, Promote;
 // member.go); one whose files are damaged is set aside and joins anew
-// (DamagedError). Grants and the Elector are who may do what: compare-and-swap
-// with epochs, and one active appliance at a time; writes under a Term's
-// context fail once the term is over. Votes says what the next loss would do.
+// (DamagedError). A Register changes hands by compare-and-swap (the grants of
+// the storage groups). The Elector makes one appliance the active one; writes
+// under its Term fail once the term is over.
 //
 // A Table holds the entities of one resource collection with a
 // unique name index; a KV holds small values that are not resources (users,

@@ -151,7 +151,7 @@ func (v *Value[T]) DeleteIn(tx *Txn) { v.kv.DeleteIn(tx, v.name) }
 // watch wakes the returned channel when a key below prefix changes. A watch
 // that breaks is made anew, and the reader woken, since it may have missed
 // something.
-func watch(ctx context.Context, c *clientv3.Client, prefix string) <-chan struct{} {
+func watch(ctx context.Context, c clientv3.Watcher, prefix string) <-chan struct{} {
 	wake := make(chan struct{}, 1)
 	go func() {
 		for ctx.Err() == nil {

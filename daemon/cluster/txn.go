@@ -40,6 +40,9 @@ func Atomically(ctx context.Context, c *clientv3.Client, fill func(*Txn) error) 
 			return err
 		}
 		ok, err := t.commit()
+		if errors.Is(err, ErrDeposed) {
+			return err
+		}
 		if err != nil {
 			return wrap("write the domain state", err)
 		}
@@ -67,11 +70,25 @@ func (t *Txn) commit() (bool, error) {
 			ops = append(ops, clientv3.OpDelete(k))
 		}
 	}
-	resp, err := t.client.Txn(t.ctx).If(cmps...).Then(ops...).Commit()
-	if err != nil {
-		return false, err
+	term, fenced := TermOf(t.ctx)
+	if fenced {
+		cmps = append(cmps, clientv3.Compare(clientv3.CreateRevision(activeKey), "=", term.created))
 	}
-	return resp.Succeeded, nil
+	resp, err := t.client.Txn(t.ctx).If(cmps...).Then(ops...).Else(clientv3.OpGet(activeKey)).Commit()
+	if err != nil || resp.Succeeded {
+		return err == nil, err
+	}
+	if now := resp.Responses[0].GetResponseRange().Kvs; fenced && (len(now) == 0 || now[0].CreateRevision != term.created) {
+		return false, deposed(term)
+	}
+	return false, nil
+}
+
+func deposed(t Term) error {
+	e := domain.Errorf(domain.Unavailable, t.Holder, "").
+		Fix("Send the request to the active appliance; bayctl status names it.")
+	e.Err = ErrDeposed
+	return e
 }
 
 // get returns the value of key, and false if there is none.
@@ -102,16 +119,23 @@ func (t *Txn) set(key string, value *string) {
 }
 
 func (t *Txn) put(key string, v any) error {
-	b, err := json.Marshal(v)
+	s, err := encode(v)
 	if err != nil {
-		return fmt.Errorf("cluster: encode %s: %w", key, err)
+		return fmt.Errorf("%s: %w", key, err)
 	}
-	s := string(b)
 	t.set(key, &s)
 	return nil
 }
 
 func (t *Txn) del(key string) { t.set(key, nil) }
+
+func encode(v any) (string, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("cluster: encode: %w", err)
+	}
+	return string(b), nil
+}
 
 // decode parses what put has written; a failure means that the state on disk
 // is not ours.

@@ -124,6 +124,10 @@ func (e *Error) Error() string {
 
 func (e *Error) Unwrap() error { return e.Err }
 
+// ErrDeposed is within the error of a write that was not done because the
+// appliance that wanted it is no longer the active one.
+var ErrDeposed = errors.New("is no longer the active appliance")
+
 // Errorf makes an Error of kind about object; remedies can be added by Fix.
 func Errorf(kind Kind, object, format string, args ...any) *Error {
 	return &Error{Kind: kind, Object: object, Message: fmt.Sprintf(format, args...)}
