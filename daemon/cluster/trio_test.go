@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -94,7 +95,12 @@ func (m *member) listen() net.Listener {
 }
 
 func (m *member) serve(ln net.Listener) {
-	m.server = &http.Server{Handler: m.node.PeerHandler(), ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
+	mux := http.NewServeMux()
+	for _, path := range PeerPaths() {
+		mux.Handle(path, m.node.PeerHandler())
+	}
+	mux.Handle(PingPath, m.node.Pong())
+	m.server = &http.Server{Handler: mux, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, 0)}
 	config := m.module.ServerTLS()
 	config.NextProtos = []string{"http/1.1"}
 	go func() { _ = m.server.Serve(&gate{Listener: ln, to: m, config: config}) }()
@@ -436,6 +442,25 @@ func TestMembersComeAndGo(t *testing.T) {
 		r.heal()
 		works(t, b)
 		count(t, b)
+	})
+
+	t.Run("the votes say who is away", func(t *testing.T) {
+		describe := func(name string) (string, string) { return "module " + name, domain.RoleOfAppliance }
+		report := func() domain.VotesReport {
+			return Votes(a.node.Voters(t.Context(), a.module.ClientTLS(nil), describe))
+		}
+		if r := report(); r.Healthy != 3 || r.Status != domain.StatusOK {
+			t.Errorf("votes of three that run: %+v", r)
+		}
+		r.isolate("w")
+		eventually(t, "w counted as lost", func() error {
+			if r := report(); r.Healthy != 2 || !strings.Contains(r.Verdict, "module w is lost") {
+				return fmt.Errorf("%+v", r)
+			}
+			return nil
+		})
+		r.heal()
+		works(t, w)
 	})
 
 	t.Run("the lead is handed over", func(t *testing.T) {
