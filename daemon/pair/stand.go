@@ -11,8 +11,8 @@ func (p *planner) stand() {
 	}
 	me, other := p.me(), p.me().Other()
 	switch {
-	case p.has(me) && !p.f.missing && !p.f.usable && p.heard && (p.g.Report.Primary || p.g.Report.Usable):
-		p.do(YieldGrant) // won, never used, and the better copy is over there
+	case p.has(me) && !p.f.missing && !p.f.usable && p.f.peerGood:
+		p.do(YieldGrant) // DRBD found the better copy over there, or this leg failed when both were the same
 	case p.has(me) && p.f.inSync && p.lasted(p.k.Together, settleFor):
 		p.do(ClearGrant)
 	case p.f.missing:
@@ -46,7 +46,7 @@ func (p *planner) bare() bool {
 // when the partner has the better copy.
 func (p *planner) rise() {
 	if !p.g.Healthy {
-		if p.has(None) && p.heard && p.g.Report.Primary {
+		if p.has(None) && p.heard && p.g.Report.Primary && p.g.Report.Usable {
 			p.do(YieldGrant)
 		}
 		return
@@ -70,7 +70,7 @@ func (p *planner) rise() {
 // writes do not wait for it; on record first.
 func (p *planner) drop() {
 	onRecord := p.has(p.me().Other())
-	if p.has(None) && p.heard && (p.g.Report.Primary || p.g.Report.Intact) {
+	if p.has(None) && p.heard && p.g.Report.Usable && (p.g.Report.Primary || p.g.Report.Intact) {
 		p.do(YieldGrant)
 		onRecord = true
 	}
@@ -109,7 +109,7 @@ func (p *planner) byAgreement() bool {
 	if p.heard && !p.g.Report.Usable {
 		return p.lasted(p.k.Idle, settleFor)
 	}
-	return p.lasted(p.k.Idle, idleFor)
+	return p.lasted(p.k.Idle, idleFor) && p.lasted(p.k.Moved, idleFor)
 }
 
 func (p *planner) takeConnected() {

@@ -670,6 +670,10 @@ func (v *vol) send(r *request, session int) {
 			return
 		}
 		p.cur[r.block] = r.version
+		if p.peerDisk < pair.Inconsistent { // the only leg there is
+			p.bitmap |= bit(r.block)
+			p.hot |= bit(r.block)
+		}
 		if p.conn > pair.Connected {
 			p.bitmap &^= bit(r.block)
 			v.bitmap &^= bit(r.block)
