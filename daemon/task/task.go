@@ -8,7 +8,10 @@
 // and the task ends in Error with what a person can do about it.
 //
 // Tasks with the same Lock never run at the same time. One Engine runs on the
-// active appliance; everything here is safe for concurrent use.
+// active appliance, in the epoch of its term (RunAs): it owns a task from its
+// first write to the record on, and an engine of an earlier epoch that still
+// runs finds the record taken, leaves the task as it is and undoes nothing.
+// Everything here is safe for concurrent use.
 package task
 
 import (
@@ -16,8 +19,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"runtime/debug"
 	"sort"
+	"strconv"
 	"sync"
 	"time"
 
@@ -59,8 +64,9 @@ type Request struct {
 }
 
 const (
-	dataKind = "baystream.kind"
-	dataLock = "baystream.lock"
+	dataKind  = "baystream.kind"
+	dataLock  = "baystream.lock"
+	dataEpoch = "baystream.epoch" // of the engine that owns the task
 
 	maxUpdates  = 200             // log lines kept in a record
 	minInterval = time.Second / 2 // between progress writes of one task
@@ -78,6 +84,7 @@ type Engine struct {
 	wake  chan struct{}
 
 	mu      sync.Mutex
+	epoch   uint64
 	running map[string]bool // by task id
 	locks   map[string]bool
 }
@@ -140,6 +147,15 @@ func (e *Engine) kick() {
 	case e.wake <- struct{}{}:
 	default:
 	}
+}
+
+// RunAs is Run in an epoch, which is greater than that of any engine that ran
+// before. Run is in none, for an appliance that is always alone.
+func (e *Engine) RunAs(ctx context.Context, epoch uint64) error {
+	e.mu.Lock()
+	e.epoch = epoch
+	e.mu.Unlock()
+	return e.Run(ctx)
 }
 
 // Run carries tasks out until ctx ends, beginning with those that an earlier
@@ -246,8 +262,8 @@ func (e *Engine) run(ctx context.Context, t domain.Task) {
 		if err = r.begin(ctx, i, k.Steps[i].Name); err == nil {
 			err = protect(func() error { return k.Steps[i].Do(ctx, r) })
 		}
-		if ctx.Err() != nil {
-			return // stays Running: the next Run resumes it
+		if ctx.Err() != nil || errors.Is(err, domain.ErrDeposed) {
+			return // stays Running: the next Run, here or elsewhere, resumes it
 		}
 		if err != nil {
 			e.fail(ctx, k, r, fmt.Errorf("%s: %w", k.Steps[i].Name, err))
@@ -261,6 +277,9 @@ func (e *Engine) run(ctx context.Context, t domain.Task) {
 func (e *Engine) fail(ctx context.Context, k Kind, r *Run, cause error) {
 	r.log.Warn("task failed", "err", cause)
 	if k.Undo != nil {
+		if err := r.write(ctx); errors.Is(err, domain.ErrDeposed) {
+			return // whoever has it now will see for themselves
+		}
 		if err := protect(func() error { return k.Undo(ctx, r, cause) }); err != nil {
 			r.log.Error("task not undone", "err", err)
 			cause = errors.Join(cause, fmt.Errorf("clean-up: %w", err))
@@ -285,6 +304,7 @@ func protect(do func() error) (err error) {
 type Run struct {
 	engine *Engine
 	log    *slog.Logger
+	epoch  uint64 // of the engine's term
 
 	noted chan struct{} // somebody called Logf; buffered by one
 
@@ -453,8 +473,15 @@ func (r *Run) write(ctx context.Context) error {
 func (r *Run) writeLocked(ctx context.Context) error {
 	want := r.task
 	got, err := r.engine.store.Update(ctx, want.ID, func(t *domain.Task) error {
+		if owner := epochOf(*t); owner > r.epoch {
+			return fmt.Errorf("epoch %d, taken over in epoch %d: this appliance %w", r.epoch, owner, domain.ErrDeposed)
+		}
 		meta := t.Resource // the store's: eTag, created, modified
 		*t = want
+		if r.epoch > 0 {
+			t.Data = maps.Clone(want.Data)
+			t.Data[dataEpoch] = strconv.FormatUint(r.epoch, 10)
+		}
 		t.ETag, t.Created, t.Modified = meta.ETag, meta.Created, meta.Modified
 		return nil
 	})
@@ -463,4 +490,13 @@ func (r *Run) writeLocked(ctx context.Context) error {
 	}
 	r.task, r.written, r.dirty = got, r.engine.now(), false
 	return nil
+}
+
+// epochOf is the epoch of the engine that owns the task, 0 if none does.
+func epochOf(t domain.Task) uint64 {
+	n, err := strconv.ParseUint(t.Data[dataEpoch], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
