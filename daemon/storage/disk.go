@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/diskfs/go-diskfs/backend"
 	"golang.org/x/sys/unix"
 
 	"baystream/daemon/pool"
@@ -44,8 +44,9 @@ type DiskFacts struct {
 	ReadOnly  bool
 	Removable bool
 	Slices    []Slice
+	Damaged   bool  // Slices are from the backup table: the primary one is damaged
 	TableErr  error // the partition table cannot be read
-	Blank     bool  // the first and last MiB are all zero
+	Blank     bool  // the first and last MiB are all zero, or what we began to write
 	Err       error // the disk cannot be read at all
 }
 
@@ -214,8 +215,18 @@ func (d *Disk) prepare(ctx context.Context, facts DiskFacts, o DiskOptions) erro
 	slices := facts.Slices
 	if d.Created {
 		slices = Layout(facts.Size)
-		if err := writeTable(d.Path, facts.Size, slices); err != nil {
+		err := changeTable(d.Path, func(f backend.WritableFile) error { return writeTable(f, facts.Size, slices) })
+		if err != nil {
 			return fmt.Errorf("write partition table: %w", err)
+		}
+	} else if facts.Damaged {
+		err := changeTable(d.Path, func(f backend.WritableFile) error { return mendTable(f, facts.Size/512) })
+		if errors.Is(err, unix.EBUSY) { // the kernel has read it before it was damaged
+			o.Log.Warn("primary partition table is damaged: mended at the next boot", "disk", d.Path)
+		} else if err != nil {
+			return fmt.Errorf("mend partition table: %w", err)
+		} else {
+			o.Log.Warn("primary partition table was damaged: mended from its backup", "disk", d.Path)
 		}
 	}
 	for _, s := range slices {
@@ -280,39 +291,6 @@ func fsckStatus(err error) error {
 	return err
 }
 
-// writeTable empties what older contents could be mistaken for, then writes
-// the GPT: last, for it is what makes the disk ours. The kernel then reads the
-// partitions.
-func writeTable(path string, size uint64, slices []Slice) error {
-	f, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	t := gpt.Table{LogicalSectorSize: 512, PhysicalSectorSize: 512, ProtectiveMBR: true}
-	for _, s := range slices {
-		if _, err := f.WriteAt(make([]byte, mib), int64(s.Start)*512); err != nil {
-			return err
-		}
-		t.Partitions = append(t.Partitions, &gpt.Partition{
-			Index: s.Number, Start: s.Start, End: s.Start + s.Sectors - 1, Type: gpt.LinuxFilesystem, Name: s.Name,
-		})
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := t.Write(f, int64(size)); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := unix.IoctlSetInt(int(f.Fd()), unix.BLKRRPART, 0); err != nil {
-		return fmt.Errorf("make the kernel read it: %w", err)
-	}
-	return nil
-}
-
 // readDisk collects the facts of one disk; sysfs is read below root.
 func readDisk(root, path string) DiskFacts {
 	d := DiskFacts{Path: path}
@@ -332,11 +310,23 @@ func readDisk(root, path string) DiskFacts {
 		return d
 	}
 	d.Size = uint64(n)
-	if d.Slices, d.TableErr = ReadTable(f, d.Size/512); d.TableErr != nil {
-		return d
-	}
-	d.Blank, d.Err = isBlank(f, d.Size)
+	d.contents(f)
 	return d
+}
+
+// contents reads what is on the disk.
+func (d *DiskFacts) contents(r io.ReaderAt) {
+	if d.Blank, d.Err = isMarked(r); d.Blank || d.Err != nil {
+		return // whatever else is there, we wrote
+	}
+	if d.Slices, d.TableErr = ReadTable(r, d.Size/512); d.TableErr != nil {
+		return
+	}
+	if d.ours() {
+		d.Damaged = primaryDamaged(r, d.Size/512)
+		return
+	}
+	d.Blank, d.Err = isBlank(r, d.Size)
 }
 
 // isBlank tells whether the first and last MiB are all zero.

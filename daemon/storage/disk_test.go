@@ -176,8 +176,12 @@ func TestReadTableGPT(t *testing.T) {
 		t.Error("a partition beyond the disk was taken")
 	}
 	b[512+40] ^= 1
+	if again, err := ReadTable(bytes.NewReader(b), uint64(len(b)/512)); err != nil || cmp.Diff(got, again) != "" {
+		t.Errorf("primary GPT damaged: %+v, %v, want what the backup says", again, err)
+	}
+	b[len(b)-512+40] ^= 1
 	if _, err := ReadTable(bytes.NewReader(b), uint64(len(b)/512)); err == nil {
-		t.Error("a GPT with a wrong checksum was taken")
+		t.Error("a GPT with wrong checksums was taken")
 	}
 }
 

@@ -27,7 +27,7 @@ type Slice struct {
 const maxSlices = 128
 
 // ReadTable reads the partition table of a disk with 512-byte sectors: GPT when
-// there is a valid one, else MBR with logical partitions. A disk without a
+// there is a valid one, the primary or else its backup, else MBR with logical partitions. A disk without a
 // table has no slices. Slices that reach beyond the disk, and tables that
 // contradict themselves, are errors.
 func ReadTable(r io.ReaderAt, sectors uint64) ([]Slice, error) {
@@ -41,8 +41,12 @@ func ReadTable(r io.ReaderAt, sectors uint64) ([]Slice, error) {
 	var out []Slice
 	var err error
 	switch {
-	case string(b[512:520]) == "EFI PART":
-		out, err = readGPT(r, b[512:], sectors)
+	case hasGPT(b):
+		if out, err = readGPT(r, b[512:], sectors); err != nil {
+			if h, _, berr := backupGPT(r, sectors); berr == nil {
+				out, err = readGPT(r, h, sectors)
+			}
+		}
 	case b[510] == 0x55 && b[511] == 0xaa && !isFilesystem(b[:512]):
 		out, err = readMBR(r, b[:512], sectors)
 	}
@@ -66,7 +70,41 @@ func isFilesystem(b []byte) bool {
 	return jump && name
 }
 
-func readGPT(r io.ReaderAt, h []byte, sectors uint64) ([]Slice, error) {
+// hasGPT tells a disk with a GPT, perhaps a damaged one, by its first two
+// sectors.
+func hasGPT(b []byte) bool {
+	typ, _, _ := mbrEntry(b, 0)
+	return string(b[512:520]) == "EFI PART" || b[510] == 0x55 && b[511] == 0xaa && typ == 0xee
+}
+
+// primaryDamaged tells whether only the backup table of a GPT is good.
+func primaryDamaged(r io.ReaderAt, sectors uint64) bool {
+	b := make([]byte, 512)
+	if _, err := r.ReadAt(b, 512); err != nil {
+		return false
+	}
+	if _, err := readGPT(r, b, sectors); err == nil {
+		return false
+	}
+	_, _, err := backupGPT(r, sectors)
+	return err == nil
+}
+
+// backupGPT reads the header in the last sector, and the entries it names.
+func backupGPT(r io.ReaderAt, sectors uint64) (header, entries []byte, err error) {
+	h := make([]byte, 512)
+	if _, err := r.ReadAt(h, int64(sectors-1)*512); err != nil {
+		return nil, nil, fmt.Errorf("read backup GPT: %w", err)
+	}
+	tab, err := gptEntries(r, h, sectors)
+	return h, tab, err
+}
+
+// gptEntries checks a header and reads its entries.
+func gptEntries(r io.ReaderAt, h []byte, sectors uint64) ([]byte, error) {
+	if string(h[:8]) != "EFI PART" {
+		return nil, errors.New("no GPT header")
+	}
 	le := binary.LittleEndian
 	size := le.Uint32(h[12:])
 	if size < 92 || size > 512 {
@@ -88,6 +126,16 @@ func readGPT(r io.ReaderAt, h []byte, sectors uint64) ([]Slice, error) {
 	if crc32.ChecksumIEEE(tab) != le.Uint32(h[88:]) {
 		return nil, errors.New("GPT entries have a wrong checksum")
 	}
+	return tab, nil
+}
+
+func readGPT(r io.ReaderAt, h []byte, sectors uint64) ([]Slice, error) {
+	tab, err := gptEntries(r, h, sectors)
+	if err != nil {
+		return nil, err
+	}
+	le := binary.LittleEndian
+	n, entry := le.Uint32(h[80:]), le.Uint32(h[84:])
 	var out []Slice
 	for i := range int(n) {
 		e := tab[i*int(entry):]
