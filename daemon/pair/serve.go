@@ -35,7 +35,7 @@ func (p *planner) leave(other Side) {
 		p.do(YieldGrant)
 	}
 	p.each(DetachForce, func(v *Volume) bool { return v.Stuck >= stuckFor })
-	if p.heard && p.g.Report.Usable && p.untried() {
+	if p.has(other) && p.heard && p.g.Report.Usable && p.untried() {
 		p.giveUp()
 	}
 }

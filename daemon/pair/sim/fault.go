@@ -259,7 +259,22 @@ func (n *node) kill() {
 	}
 }
 
+// second says that the partner's disk is in trouble: two copies promise nothing
+// when both disks fail, so the fault has to wait.
+func (n *node) second(again func()) bool {
+	p := n.partner()
+	bad := p.diskBad || p.diskStuck
+	p.each(func(v *vol) { bad = bad || v.up && v.disk <= pair.Failed })
+	if bad {
+		n.w.later(5*sec, again)
+	}
+	return bad
+}
+
 func (n *node) failDisk(d time.Duration) {
+	if n.second(func() { n.failDisk(d) }) {
+		return
+	}
 	n.diskBad, n.w.diskFailed = true, n.w.now
 	n.each((*vol).detach)
 	n.wake()
@@ -267,7 +282,7 @@ func (n *node) failDisk(d time.Duration) {
 }
 
 func (n *node) stickDisk(d time.Duration) {
-	if !n.diskStuck {
+	if !n.diskStuck && !n.second(func() { n.stickDisk(d) }) {
 		n.diskStuck, n.stuckAt = true, n.w.now
 		n.w.later(d, n.unstick)
 	}

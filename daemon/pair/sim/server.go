@@ -151,7 +151,10 @@ func (s *server) arrive(n *node, opGen, gen int) {
 			s.acked[o.block] = max(s.acked[o.block], got)
 		})
 	case opFlush:
-		if !v.primary || v.frozen || n.diskStuck {
+		// Without a leg of its own DRBD confirms a flush that the partner has not
+		// seen yet; if the partner dies at that moment it is a third fault, which
+		// docs/availability.md names. Here it waits.
+		if !v.primary || v.frozen || n.diskStuck || v.disk <= pair.Failed && !v.alive() {
 			return
 		}
 		v.flush()
