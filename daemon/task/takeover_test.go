@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
@@ -97,6 +98,11 @@ func takeover(t *testing.T, store Store, at int, point string) {
 	defer endSecond()
 	waitEnd(t, store, task.ID)
 	close(wake)
+	for idle := false; !idle; time.Sleep(time.Millisecond) { // the ghost does what it will before it is ended
+		first.mu.Lock()
+		idle = !first.running[task.ID]
+		first.mu.Unlock()
+	}
 	endFirst()
 
 	got, err := store.Get(t.Context(), task.ID)

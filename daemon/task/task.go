@@ -158,6 +158,12 @@ func (e *Engine) RunAs(ctx context.Context, epoch uint64) error {
 	return e.Run(ctx)
 }
 
+func (e *Engine) epochNow() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.epoch
+}
+
 // Run carries tasks out until ctx ends, beginning with those that an earlier
 // process left unfinished. A task interrupted by the end of ctx stays in the
 // store and goes on in the next Run.
@@ -249,7 +255,7 @@ func (e *Engine) run(ctx context.Context, t domain.Task) {
 		return
 	}
 	k, ok := e.kinds[t.Data[dataKind]]
-	r := &Run{engine: e, task: t, log: log, noted: make(chan struct{}, 1)}
+	r := &Run{engine: e, task: t, log: log, epoch: e.epochNow(), noted: make(chan struct{}, 1)}
 	defer r.publishing(ctx)()
 	if !ok {
 		r.end(ctx, domain.TaskFailed, domain.Errorf(domain.Internal, t.Name, "this version does not know tasks of kind %q", t.Data[dataKind]))
