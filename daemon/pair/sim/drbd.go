@@ -28,6 +28,7 @@ type vol struct {
 	session    int // of the connection, the same on both sides
 	peerDisk   pair.Disk
 	peerRole   pair.PeerRole
+	exposed    uint64 // current UUID of the data that a primary without a leg shows
 	frozen     bool
 	asking     bool
 	ask        int    // number of the fence handler's call
@@ -117,6 +118,9 @@ func (v *vol) bumpUUID() {
 		v.uuid[3], v.uuid[2] = v.uuid[2], v.uuid[0]
 	}
 	v.uuid[0] = v.w.newUUID()
+	if v.linked() {
+		v.peer().exposed = v.uuid[0]
+	}
 	v.trace("new current UUID %#x, bitmap %#x", v.uuid[0], v.uuid[1])
 }
 
@@ -179,7 +183,7 @@ func (v *vol) detach() {
 	}
 	v.trace("detached")
 	v.stopSync()
-	v.disk = pair.Diskless
+	v.disk, v.exposed = pair.Diskless, v.uuid[0]
 	v.tell()
 	v.noData()
 	for _, r := range v.pending {
@@ -204,6 +208,9 @@ func (v *vol) promote(alone bool) bool {
 			return false
 		}
 		v.primary, v.primaryInd = true, v.disk > pair.Failed
+		if v.disk <= pair.Failed {
+			v.exposed = v.peer().uuid[0]
+		}
 		v.trace("primary, connected")
 		v.tell()
 		return true
@@ -281,6 +288,14 @@ func (v *vol) handshake() {
 		}
 		return
 	}
+	for _, x := range []*vol{v, p} { // can only connect to data with the current UUID
+		if x.primary && x.disk <= pair.Failed && x.peer().disk > pair.Failed && x.exposed != x.peer().uuid[0] {
+			x.trace("handshake: the partner's data is not what was shown here")
+			x.conn = pair.StandAlone
+			x.n.wake()
+			return
+		}
+	}
 	for _, x := range []*vol{v, p} { // can not thaw with an only Consistent partner: what it acknowledged may be lost there
 		if y := x.peer(); x.primary && x.frozen && x.disk == pair.UpToDate && y.virgin && x.newUUIDDue {
 			x.trace("handshake: the partner was rebooted")
@@ -347,7 +362,7 @@ func (v *vol) handshake() {
 		if x.disk > pair.Failed {
 			x.peerOut = false
 		}
-		if x.frozen && x.primary {
+		if x.frozen && x.primary && (x.disk == pair.UpToDate || x.peerDisk == pair.UpToDate) {
 			x.thaw()
 		}
 		x.n.wake()

@@ -259,12 +259,12 @@ func (n *node) kill() {
 	}
 }
 
-// second says that the partner's disk is in trouble: two copies promise nothing
+// second says that the partner's leg is in trouble or behind: two copies promise nothing
 // when both disks fail, so the fault has to wait.
 func (n *node) second(again func()) bool {
 	p := n.partner()
 	bad := p.diskBad || p.diskStuck
-	p.each(func(v *vol) { bad = bad || v.up && v.disk <= pair.Failed })
+	p.each(func(v *vol) { bad = bad || v.up && v.disk < pair.UpToDate })
 	if bad {
 		n.w.later(5*sec, again)
 	}
