@@ -257,7 +257,11 @@ func (d *Daemon) prepareDisk(ctx context.Context) error {
 	if err := loadModules(diskModules); err != nil {
 		d.log.Warn("kernel modules of the data disk", "err", err)
 	}
-	disk, err := storage.PrepareDisk(ctx, storage.DiskOptions{StateDir: d.cfg.State, Log: d.log.With("part", "disk")})
+	options := storage.DiskOptions{StateDir: d.cfg.State, Log: d.log.With("part", "disk")}
+	disk, err := storage.PrepareDisk(ctx, options)
+	if err == nil && d.resetAsked() {
+		disk, err = d.reset(ctx, options)
+	}
 	if err == nil {
 		d.disk = disk
 		d.board.set("data disk", domain.StatusOK, disk.Path, "")

@@ -36,6 +36,7 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("baystreamd", flag.ContinueOnError)
 	state := flags.String("state", "/var/lib/baystream", "directory of everything that lasts")
 	listen := flags.String("listen", "", "address:port of REST (default: port 443 of the management address)")
+	reset := flags.Bool("factory-reset", false, "erase the data disk, at the next start if it is in use, and end")
 	debug := flags.Bool("debug", false, "log details")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -47,9 +48,13 @@ func run(ctx context.Context, args []string) error {
 	if *debug {
 		level = slog.LevelDebug
 	}
-	return daemon.Run(ctx, daemon.Config{
+	cfg := daemon.Config{
 		State: *state, Root: "/", Listen: *listen, Version: version,
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		Console: func(format string, a ...any) { fmt.Printf("baystream: "+format+"\n", a...) },
-	})
+	}
+	if *reset {
+		return daemon.FactoryReset(ctx, cfg)
+	}
+	return daemon.Run(ctx, cfg)
 }
