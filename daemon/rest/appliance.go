@@ -2,9 +2,11 @@ package rest
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"baystream/daemon/domain"
 )
@@ -188,6 +190,31 @@ func (s *Server) report(ask func(Appliance, context.Context) any) handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		return s.ok(w, ask(s.Appliance, r.Context()))
 	}
+}
+
+// supportDump serves a dump; the parameter limit asks for a smaller one.
+func (s *Server) supportDump(w http.ResponseWriter, r *http.Request) error {
+	limit := int64(0)
+	if v := r.URL.Query().Get("limit"); v != "" {
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 1<<16 || n > 1<<30 {
+			return domain.Errorf(domain.Invalid, "parameter limit", "%q is not a number of bytes from 65536 to 1073741824", v)
+		}
+		limit = n
+	}
+	pr, pw := io.Pipe()
+	defer pr.Close() // ends the writer if the client has gone
+	go func() { pw.CloseWithError(s.Appliance.SupportDump(r.Context(), pw, limit)) }()
+	s.Log.Info("audit: support dump", "by", owner(r), "source", source(r))
+	name := "baystream-" + strings.Map(fileSafe, s.Info().Name) + s.Now().UTC().Format("-20060102T150405Z") + ".zip"
+	return s.send(w, r, pr, name, "application/zip")
+}
+
+func fileSafe(r rune) rune {
+	if r >= '0' && r <= '9' || r >= 'A' && r <= 'Z' || r >= 'a' && r <= 'z' {
+		return r
+	}
+	return '_'
 }
 
 const (

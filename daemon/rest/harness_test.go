@@ -427,6 +427,11 @@ func (f *fake) Network(context.Context) any   { return map[string]string{"part":
 func (f *fake) Storage(context.Context) any   { return map[string]string{"part": "storage"} }
 func (f *fake) Cluster(context.Context) any   { return map[string]string{"part": "cluster"} }
 
+func (f *fake) SupportDump(_ context.Context, w io.Writer, limit int64) error {
+	_, err := fmt.Fprintf(w, "PK dump of %d", limit)
+	return err
+}
+
 func (f *fake) Logs(_ context.Context, lines int) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader(fmt.Sprintf("%d lines\n", lines))), nil
 }

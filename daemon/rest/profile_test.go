@@ -189,6 +189,10 @@ func TestTheRestOfTheInterface(t *testing.T) {
 			}
 		}
 	}
+	if a := g.want(200, "GET", "/rest/baystream/support-dump?limit=100000", nil); a.raw != "PK dump of 100000" || !strings.Contains(a.header.Get("Content-Disposition"), "baystream-CZ1__appliance_1-") {
+		t.Errorf("support dump = %q %v", a.raw, a.header)
+	}
+	g.want(400, "GET", "/rest/baystream/support-dump?limit=all", nil)
 	if a := g.want(200, "GET", "/rest/baystream/logs?lines=5", nil); a.raw != "5 lines\n" {
 		t.Errorf("logs = %q", a.raw)
 	}

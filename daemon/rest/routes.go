@@ -111,6 +111,7 @@ func (s *Server) routes() http.Handler {
 	on("GET /rest/baystream/users", admin, s.listUsers)
 	on("POST /rest/baystream/users", admin, s.createUser)
 	on("PUT /rest/baystream/users/{name}", anyone, s.setPassword)
+	on("GET /rest/baystream/support-dump", admin, s.supportDump)
 	on("DELETE /rest/baystream/users/{name}", admin, s.deleteUser)
 
 	return s.notServed(mux)

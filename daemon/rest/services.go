@@ -73,6 +73,9 @@ type Appliance interface {
 	Storage(ctx context.Context) any
 	Cluster(ctx context.Context) any
 	Logs(ctx context.Context, lines int) (io.ReadCloser, error)
+	// SupportDump writes a zip of at most limit bytes before packing; 0 is the
+	// usual limit. No secret is in it.
+	SupportDump(ctx context.Context, w io.Writer, limit int64) error
 }
 
 // Info is what the appliance tells of itself in the interface's own resources.
