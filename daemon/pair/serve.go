@@ -9,6 +9,8 @@ func (p *planner) serve() {
 		p.do(WinGrant) // the partner has lost its leg: from now on only this side has everything
 	case p.fresh() && (p.f.bad || p.f.stuck) && p.f.peerGood:
 		p.leave(other)
+	case p.fresh() && p.has(other) && p.f.peerBad:
+		p.withdraw() // writes are here alone, and the grant is over there
 	case !p.fresh() && p.f.bad && !p.has(other):
 		p.withdraw() // what is written from here on is at the partner alone, and nobody can be told
 	case p.fresh() && p.f.adrift && !p.has(p.me()):

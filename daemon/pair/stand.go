@@ -102,6 +102,9 @@ func (p *planner) byAgreement() bool {
 	if !p.f.allLinked || !p.f.own || p.f.peerHas || p.heard && p.g.Report.Primary {
 		return false
 	}
+	if p.has(p.me().Other()) && !p.f.peerGood {
+		return false // every write would be here alone, and the grant is over there
+	}
 	if p.g.Record.Owner == p.me() {
 		return p.heard || p.lasted(p.k.Idle, settleFor)
 	}
@@ -113,7 +116,9 @@ func (p *planner) byAgreement() bool {
 }
 
 func (p *planner) takeConnected() {
-	if r := &p.g.Record; r.Owner != p.me() || r.Clean {
+	if r := &p.g.Record; !p.f.peerGood && !p.has(p.me()) {
+		p.do(WinGrant) // the partner's leg will not get what is written
+	} else if r.Owner != p.me() || r.Clean {
 		p.out = append(p.out, Action{Op: HandOver, Group: p.g.Number, To: p.me()})
 	}
 	p.reset()
