@@ -10,40 +10,41 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sync/errgroup"
 )
 
 // Names of the parts in an output folder.
 const (
 	partBzImage   = "bzImage"
 	partVmlinux   = "vmlinux"
-	partInitramfs = "initramfs.zst"
+	partInitramfs = "initramfs"
 	partCmdline   = "cmdline"
 	partManifest  = "manifest.json"
 )
 
-// Limit is what bzImage and initramfs.zst may have together, in bytes.
+// Limit is what bzImage and initramfs may have together, in bytes.
 const Limit = 40 << 20
 
 // Built is an image in a folder.
 type Built struct {
 	Kernel    string // path of vmlinux, which QEMU boots directly
 	BzImage   string // path of the same kernel as Debian ships and signs it
-	Initramfs string // path of initramfs.zst
+	Initramfs string // path of initramfs
 	Cmdline   string // the kernel command line itself
 	Manifest  Manifest
 }
 
-// Build makes an image in dir: bzImage, vmlinux, initramfs.zst, cmdline and
+// Build makes an image in dir: bzImage, vmlinux, initramfs, cmdline and
 // manifest.json. Parts that would come out the same stay untouched, so a build
 // after no change takes a fraction of a second.
 //
-// The initramfs is two archives one after the other, each in its own zstd
-// frame: first what comes from Debian, then our programs. The kernel unpacks
-// one after the other; a change of a program leaves the first, larger frame
-// as it is, for the build and for an update over the network.
+// The initramfs is two archives one after the other, which the kernel unpacks
+// both. The first has what must be there to begin with: the skeleton, the first
+// process, the modules to mount the other one with. The second holds one file,
+// a squashfs of all that is below /usr. They are not packed as a whole: the
+// kernel would unpack everything at every boot, and keep it in memory.
 func Build(ctx context.Context, spec Spec, dir string) (*Built, error) {
 	b := builder{spec: spec.withDefaults(), dir: dir}
 	if err := b.build(ctx); err != nil {
@@ -135,70 +136,70 @@ func (b *builder) packages(ctx context.Context) (*Kernel, map[string]*Deb, error
 	return kernel, debs, nil
 }
 
-// initramfs packs and compresses both archives, or takes a frame from the
-// last build when its archive is the same.
+// initramfs packs both archives.
 func (b *builder) initramfs(k *Kernel, debs map[string]*Deb) ([]byte, []Frame, error) {
-	baseFiles, err := base(k, debs, b.spec.Version)
+	files, err := base(k, debs, b.spec.Version)
 	if err != nil {
 		return nil, nil, err
 	}
-	ourFiles, err := ours(b.spec)
+	own, err := ours(b.spec)
 	if err != nil {
 		return nil, nil, err
 	}
-	ourFiles = append(ourFiles, b.spec.Extra...)
-	// Our paths lead through the base's links as well (/bin is /usr/bin).
-	if ourFiles, err = resolve(ourFiles, baseFiles); err != nil {
+	boot, usr, err := split(slices.Concat(files, own, b.spec.Extra))
+	if err != nil {
 		return nil, nil, err
 	}
-	last := lastFrames(b.dir)
-	data := make([][]byte, 2)
-	frames := make([]Frame, 2)
-	var g errgroup.Group
-	for i, archive := range []struct {
+	early, err := k.ModuleFiles(k.known(EarlyModules)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	packed, err := Squash(usr)
+	if err != nil {
+		return nil, nil, err
+	}
+	var all bytes.Buffer
+	var frames []Frame
+	for _, archive := range []struct {
 		name  string
 		files []File
-	}{{"debian", baseFiles}, {"programs", ourFiles}} {
-		g.Go(func() (err error) {
-			data[i], frames[i], err = frame(archive.name, archive.files, last)
-			return err
-		})
+		plain int64
+	}{
+		{"boot", slices.Concat(boot, early), 0},
+		{"usr", []File{{Path: UsrImage, Mode: 0o400, Data: packed}}, sizeOf(usr)},
+	} {
+		start := all.Len()
+		if err := Pack(&all, archive.files); err != nil {
+			return nil, nil, fmt.Errorf("archive %s: %w", archive.name, err)
+		}
+		size := int64(all.Len() - start)
+		frames = append(frames, Frame{Name: archive.name, Size: size, PlainSize: max(size, archive.plain)})
 	}
-	if err := g.Wait(); err != nil {
+	return all.Bytes(), frames, nil
+}
+
+// split takes what is below /usr out of files, with paths from there.
+func split(files []File) (rest, usr []File, err error) {
+	files, err = layout(files)
+	if err != nil {
 		return nil, nil, err
 	}
-	return slices.Concat(data...), frames, nil
-}
-
-// resolve rewrites the paths of files that lead through links among others.
-func resolve(files, others []File) ([]File, error) {
-	links := linksOf(others)
-	out := slices.Clone(files)
-	for i := range out {
-		at, err := throughLinks(out[i].Path, links)
-		if err != nil {
-			return nil, err
-		}
-		out[i].Path = at
-	}
-	return out, nil
-}
-
-func frame(name string, files []File, last map[string][]byte) ([]byte, Frame, error) {
-	var plain bytes.Buffer
-	if err := Pack(&plain, files); err != nil {
-		return nil, Frame{}, fmt.Errorf("archive %s: %w", name, err)
-	}
-	f := Frame{Name: name, PlainSize: int64(plain.Len()), PlainSHA256: hexSum(plain.Bytes()), Compressor: compressor()}
-	data, ok := last[f.key()]
-	if !ok {
-		var err error
-		if data, err = Compress(plain.Bytes()); err != nil {
-			return nil, Frame{}, fmt.Errorf("archive %s: %w", name, err)
+	for _, f := range files {
+		if below, ok := strings.CutPrefix(f.Path, "usr/"); ok {
+			f.Path = below
+			usr = append(usr, f)
+		} else {
+			rest = append(rest, f)
 		}
 	}
-	f.Size = int64(len(data))
-	return data, f, nil
+	return rest, usr, nil
+}
+
+func sizeOf(files []File) (sum int64) {
+	for _, f := range files {
+		sum += int64(len(f.Data))
+	}
+	return sum
 }
 
 // Compress is data as one zstd frame, as small as the library makes it. There

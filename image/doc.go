@@ -9,7 +9,8 @@
 //   - KernelFromDeb reads a kernel package. ModuleFiles gives the closure of
 //     the modules one wants, ExtractVmlinux the ELF image inside a bzImage.
 //   - A File is one entry of an archive; Closure adds the shared libraries
-//     that programs need; Pack writes Files as a newc cpio archive.
+//     that programs need; Pack writes Files as a newc cpio archive, Squash as
+//     a file system that stays packed until it is read.
 //   - Build puts the appliance together from a Spec into an output folder, and
 //     Load finds the parts again. UKI and WriteDisk make of such parts what
 //     UEFI firmware boots.
@@ -23,7 +24,8 @@
 //
 // The other side is described in the kernel's
 // Documentation/driver-api/early-userspace/buffer-format.rst (initramfs),
-// Documentation/x86/boot.rst (bzImage) and Documentation/kbuild/kbuild.rst
-// (modules.builtin), in deb(5), modules.dep(5) and in the Unified Kernel Image
+// Documentation/filesystems/squashfs.rst, Documentation/x86/boot.rst (bzImage)
+// and Documentation/kbuild/kbuild.rst (modules.builtin), in deb(5),
+// modules.dep(5) and in the Unified Kernel Image
 // specification.
 package image

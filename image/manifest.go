@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"strings"
 )
 
@@ -15,7 +14,7 @@ type Manifest struct {
 	Version  string    `json:"version"` // of the appliance
 	Kernel   string    `json:"kernel"`  // release, as uname -r
 	Parts    []Part    `json:"parts"`
-	Frames   []Frame   `json:"frames"` // of initramfs.zst, in order
+	Frames   []Frame   `json:"frames"` // of initramfs, in order
 	Packages []Package `json:"packages"`
 }
 
@@ -26,17 +25,12 @@ type Part struct {
 	SHA256 string `json:"sha256"`
 }
 
-// A Frame is one compressed archive of the initramfs.
+// A Frame is one archive of the initramfs.
 type Frame struct {
-	Name        string `json:"name"`
-	Size        int64  `json:"size"`      // bytes in the file
-	PlainSize   int64  `json:"plainSize"` // bytes unpacked
-	PlainSHA256 string `json:"plainSHA256"`
-	Compressor  string `json:"compressor"`
+	Name      string `json:"name"`
+	Size      int64  `json:"size"`      // bytes in the file
+	PlainSize int64  `json:"plainSize"` // bytes unpacked
 }
-
-// key is the same for frames that compress to the same bytes.
-func (f Frame) key() string { return f.PlainSHA256 + " " + f.Compressor }
 
 // A Package is a Debian package that went in.
 type Package struct {
@@ -45,7 +39,7 @@ type Package struct {
 }
 
 // BootSize is the size in bytes of what is loaded to boot, bzImage and
-// initramfs.zst: the one that Limit limits.
+// initramfs: the one that Limit limits.
 func (m Manifest) BootSize() int64 {
 	var sum int64
 	for _, p := range m.Parts {
@@ -104,48 +98,4 @@ func writeManifest(dir string, m Manifest) error {
 		return err
 	}
 	return replaceFile(filepath.Join(dir, partManifest), append(text, '\n'))
-}
-
-// lastFrames are the frames in dir by key, none when the file there is not
-// what its manifest says.
-func lastFrames(dir string) map[string][]byte {
-	frames := make(map[string][]byte)
-	m, err := readManifest(dir)
-	if err != nil {
-		return frames
-	}
-	data, err := os.ReadFile(filepath.Join(dir, partInitramfs))
-	if err != nil || !m.describes(partInitramfs, data) {
-		return frames
-	}
-	for _, f := range m.Frames {
-		if f.Size < 0 || f.Size > int64(len(data)) {
-			break
-		}
-		frames[f.key()], data = data[:f.Size], data[f.Size:]
-	}
-	return frames
-}
-
-func (m Manifest) describes(name string, data []byte) bool {
-	for _, p := range m.Parts {
-		if p.Name == name {
-			return p.Size == int64(len(data)) && p.SHA256 == hexSum(data)
-		}
-	}
-	return false
-}
-
-// compressor names the library that compresses, so that a frame is not kept
-// over a change of it.
-func compressor() string {
-	const lib = "github.com/klauspost/compress"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, dep := range info.Deps {
-			if dep.Path == lib {
-				return lib + "@" + dep.Version + " best"
-			}
-		}
-	}
-	return lib + " best"
 }

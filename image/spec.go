@@ -52,6 +52,9 @@ var Daemon = Service{
 	StopTimeoutSec:  20,
 }
 
+// Console is the operator's console on the second serial port.
+var Console = Service{Name: "console", Exec: []string{"/bin/bayctl", "console"}, StopTimeoutSec: 5, Env: []string{"GOMEMLIMIT=48MiB", "GOGC=50"}}
+
 // InitConfig is /etc/init.json, what the first process is told.
 type InitConfig struct {
 	Modules  []string  `json:"modules"` // loaded before anything is mounted
@@ -61,14 +64,22 @@ type InitConfig struct {
 // DefaultCmdline reboots at once after a panic, for a module that hangs helps
 // nobody while its partner could take over, and treats an oops as a panic: one
 // inside the iSCSI target leaves locks held for ever. Virtual machines without
-// KVM need no_timer_check, see Documentation/admin-guide/kernel-parameters.txt.
-const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=panic no_timer_check"
+// KVM need no_timer_check. Huge pages would have the kernel keep 40 MiB free for
+// them, and here serve nobody. See Documentation/admin-guide/kernel-parameters.txt.
+const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=panic no_timer_check transparent_hugepage=never"
 
 // BootModules are loaded by the first process before anything else: what no
 // device asks for, here the fast checksum, which others look for as they are
 // loaded, and a file system that it mounts. Each costs boot time, so what only
 // the daemon needs is not among them.
 var BootModules = []string{"crc32c-intel", "configfs"}
+
+// UsrImage is the file in the initramfs that the first process mounts on /usr,
+// and EarlyModules are outside of it: what the mount needs, and what speeds up
+// the check of other modules' signatures. init/programs.go names them too.
+const UsrImage = "usr.squashfs"
+
+var EarlyModules = []string{"sha256-ssse3", "loop", "squashfs"}
 
 // DriverModules are in the image for the first process to load when a device
 // asks for them: disks, network, console and input, watchdogs. Mellanox cards
@@ -102,7 +113,7 @@ var programs = []struct {
 	{"drbd-utils", []string{"lib/drbd/drbdsetup-84", "sbin/drbdmeta"}},
 	{"thin-provisioning-tools", []string{"usr/sbin/thin_check", "usr/sbin/thin_dump", "usr/sbin/thin_repair"}},
 	{"e2fsprogs", []string{"sbin/mke2fs", "sbin/e2fsck", "etc/mke2fs.conf"}},
-	{"ipxe", []string{"usr/lib/ipxe/snponly.efi"}},
+	{"ipxe", []string{"usr/lib/ipxe/snponly.efi", "usr/lib/ipxe/undionly.kpxe"}},
 }
 
 // libraryDebs hold the shared libraries that programs need.
@@ -111,8 +122,12 @@ var libraryDebs = []string{
 	"libext2fs2", "libcom-err2", "libblkid1", "libuuid1", "libss2",
 }
 
-// certificatesDeb holds the certificate authorities, one file for each.
-const certificatesDeb = "ca-certificates"
+// certificatesDeb holds the certificate authorities, one file for each;
+// certificatesPath is where they stand together.
+const (
+	certificatesDeb  = "ca-certificates"
+	certificatesPath = "usr/share/ca-certificates/ca-certificates.crt"
+)
 
 // debNames are all packages of an image but the kernel's.
 func debNames() []string {
@@ -136,6 +151,7 @@ func skeleton(version string) []File {
 		{Path: "tmp", Mode: fs.ModeDir | fs.ModeSticky | 0o777},
 		{Path: "root", Mode: fs.ModeDir | 0o700},
 		console,
+		Symlink("etc/ssl/certs/ca-certificates.crt", "/"+certificatesPath),
 		Text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 		Text("etc/passwd", "root:x:0:0:root:/root:/nonexistent\nnobody:x:65534:65534:nobody:/nonexistent:/nonexistent\n"),
 		Text("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
@@ -165,7 +181,7 @@ func base(k *Kernel, debs map[string]*Deb, version string) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	modules, err := k.ModuleFiles(slices.Concat(BootModules, k.known(slices.Concat(DriverModules, DaemonModules)))...)
+	modules, err := k.ModuleFiles(slices.Concat(BootModules, k.known(EarlyModules), k.known(slices.Concat(DriverModules, DaemonModules)))...)
 	if err != nil {
 		return nil, err
 	}
@@ -195,7 +211,7 @@ func certificates(deb *Deb) (File, error) {
 	for _, f := range files {
 		b.WriteString(strings.TrimRight(string(f.Data), "\n") + "\n")
 	}
-	return Text("etc/ssl/certs/ca-certificates.crt", b.String()), nil
+	return Text(certificatesPath, b.String()), nil
 }
 
 // ours are the Go programs and what the first process is told.

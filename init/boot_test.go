@@ -135,6 +135,7 @@ func TestBootStepsAreInOrder(t *testing.T) {
 	for _, pair := range [][2]string{
 		{"mount proc", "limits"}, {"mount devtmpfs", "console"}, {"mount run", "log"},
 		{"mount sysfs", "mount cgroup2"}, {"configuration", "kernel modules"},
+		{"mount devtmpfs", "programs"}, {"programs", "kernel modules"}, {"mount sysfs", "programs"},
 		{"mount proc", "boot trace"}, {"kernel modules", "drivers of disks and ports"}, {"mount devtmpfs", "drivers of disks and ports"},
 		{"drivers of disks and ports", "modules on demand"},
 		{"mount cgroup2", "control groups"}, {"mount sysfs", "host name"},

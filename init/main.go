@@ -47,6 +47,9 @@
 // modules of the kernel with modules.dep and modules.alias. Modules that
 // the kernel asks for later, by name or alias, are loaded by /init too.
 //
+// Where there is /usr.squashfs it is mounted on /usr (programs.go), and needs
+// the modules loop and squashfs outside of it.
+//
 // Drivers of devices are found by modules.alias (depmod(8)): before the
 // services start, those of disks and network ports; after that the others, and
 // those of devices that appear later. So who needs a disk waits for it.
@@ -197,7 +200,7 @@ func (p *initProcess) run() error {
 	h := <-p.ends
 	p.log.Info("shutdown begins", "how", string(h))
 	sys := linux{flush: func() { p.journal.console.flush(time.Second) }}
-	return shutdown(p.log, sys, sup.shutdown, h, defaultLimits)
+	return shutdown(p.log, sys, sup.shutdown, func() { sup.takeDown(ctx) }, h, defaultLimits)
 }
 
 // bootSteps is the boot, in order.
@@ -216,6 +219,7 @@ func (p *initProcess) bootSteps() []step {
 		{name: "mount cgroup2", do: mount("cgroup2", cgroupTop, plain, "nsdelegate"), optional: true},
 		{name: "console", do: simple(takeConsole), optional: true},
 		{name: "log", do: simple(p.attachLog), optional: true},
+		{name: "programs", do: ifThere(programsImage, p.mountPrograms), remedy: "build the image again"},
 		{name: "configuration", do: simple(p.readConfig), remedy: "build the image again with a correct " + configPath},
 		{name: "limits", do: simple(setLimits), optional: true},
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},

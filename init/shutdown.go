@@ -42,15 +42,16 @@ var defaultLimits = shutdownLimits{
 	poll: 20 * time.Millisecond,
 }
 
-// shutdown ends the machine in order: services in reverse, other processes,
-// buffers to the disks, file systems, and then h. No part can hang it. It
-// returns only if the kernel refuses.
-func shutdown(log *slog.Logger, sys system, stopServices func(context.Context) error, h how, lim shutdownLimits) error {
+// shutdown ends the machine in order: services in reverse, what they keep in
+// the kernel, other processes, buffers to the disks, file systems, and then h.
+// No part can hang it. It returns only if the kernel refuses.
+func shutdown(log *slog.Logger, sys system, stopServices func(context.Context) error, takeDown func(), h how, lim shutdownLimits) error {
 	ctx, cancel := context.WithTimeout(context.Background(), lim.services)
 	defer cancel()
 	if err := stopServices(ctx); err != nil {
 		log.Error("shutdown goes on", "err", err)
 	}
+	takeDown()
 	endProcesses(log, sys, lim)
 	bounded(log, "sync", lim.sync, sys.sync)
 	bounded(log, "unmount", lim.unmount, func() {

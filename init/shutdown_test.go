@@ -56,22 +56,22 @@ func TestShutdownIsOrderedAndCannotHang(t *testing.T) {
 		services time.Duration // that the services take; 0: none
 		want     []string
 	}{
-		{"quiet", fakeSystem{}, 0, []string{"0 sync", "0 unmount /mnt", "0 unmount /data/etcd", "0 unmount /data", "0 poweroff"}},
+		{"quiet", fakeSystem{}, 0, []string{"0 down", "0 sync", "0 unmount /mnt", "0 unmount /data/etcd", "0 unmount /data", "0 poweroff"}},
 		{
 			"left over", fakeSystem{procs: 3}, 2 * time.Second,
-			[]string{"2 kill terminated", "2 sync", "2 unmount /mnt", "2 unmount /data/etcd", "2 unmount /data", "2 poweroff"},
+			[]string{"2 down", "2 kill terminated", "2 sync", "2 unmount /mnt", "2 unmount /data/etcd", "2 unmount /data", "2 poweroff"},
 		},
 		{
 			"stubborn", fakeSystem{procs: 3, stubborn: syscall.SIGKILL, busy: map[string]bool{"/data": true}}, 0,
-			[]string{"0 kill terminated", "3 kill killed", "3 sync", "3 unmount /mnt", "3 unmount /data/etcd", "3 unmount /data", "3 readonly /data", "3 poweroff"},
+			[]string{"0 down", "0 kill terminated", "3 kill killed", "3 sync", "3 unmount /mnt", "3 unmount /data/etcd", "3 unmount /data", "3 readonly /data", "3 poweroff"},
 		},
 		{
 			"immortal", fakeSystem{procs: 3, stubborn: 99}, 0,
-			[]string{"0 kill terminated", "3 kill killed", "5 sync", "5 unmount /mnt", "5 unmount /data/etcd", "5 unmount /data", "5 poweroff"},
+			[]string{"0 down", "0 kill terminated", "3 kill killed", "5 sync", "5 unmount /mnt", "5 unmount /data/etcd", "5 unmount /data", "5 poweroff"},
 		},
 		{
 			"services hang", fakeSystem{}, time.Hour,
-			[]string{"60 sync", "60 unmount /mnt", "60 unmount /data/etcd", "60 unmount /data", "60 poweroff"},
+			[]string{"60 down", "60 sync", "60 unmount /mnt", "60 unmount /data/etcd", "60 unmount /data", "60 poweroff"},
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -84,7 +84,7 @@ func TestShutdownIsOrderedAndCannotHang(t *testing.T) {
 					case <-ctx.Done():
 						return ctx.Err()
 					}
-				}, poweroff, lim)
+				}, func() { tc.sys.note("down") }, poweroff, lim)
 				if err == nil || err.Error() != "refused" {
 					t.Errorf("shutdown = %v, want what the kernel said", err)
 				}

@@ -21,6 +21,12 @@ type Service struct {
 	StartTimeoutSec float64 `json:"start_timeout_sec,omitempty"`
 	// StopTimeoutSec is how long it may take to exit after SIGTERM; 0 means 20 s.
 	StopTimeoutSec float64 `json:"stop_timeout_sec,omitempty"`
+	// Down is a command that ends what the service keeps running in the kernel.
+	// It runs when the machine ends, after all services have stopped, and not
+	// when the service is restarted.
+	Down []string `json:"down,omitempty"`
+	// DownTimeoutSec is how long Down may take before it is killed; 0 means 60 s.
+	DownTimeoutSec float64 `json:"down_timeout_sec,omitempty"`
 	// Limits bound the service's cgroup.
 	Limits Limits `json:"limits,omitzero"`
 }

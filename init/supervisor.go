@@ -39,7 +39,8 @@ type supervisor struct {
 	calls   chan func()
 
 	units   []*unit
-	orphans int // reaped processes that were no service
+	others  map[int]chan<- child // waited for by runToEnd, by pid
+	orphans int                  // reaped processes that were no service
 	closing bool
 	stopped chan struct{} // closed when closing and all services are down
 	started chan struct{} // closed when each service has been started, and is ready or has failed once
@@ -50,6 +51,7 @@ func newSupervisor(log *slog.Logger, h host, sigchld <-chan os.Signal, p policy,
 		log: log, host: h, sigchld: sigchld,
 		notes: make(chan notification, 16), calls: make(chan func()),
 		stopped: make(chan struct{}), started: make(chan struct{}),
+		others: map[int]chan<- child{},
 	}
 	for _, svc := range services {
 		s.units = append(s.units, &unit{machine: newMachine(svc, p)})
@@ -132,6 +134,11 @@ func (s *supervisor) exited(c child) {
 			s.apply(u, event{kind: evExited, text: describeExit(c.status)})
 			return
 		}
+	}
+	if ended, ok := s.others[c.pid]; ok {
+		delete(s.others, c.pid)
+		ended <- c // buffered
+		return
 	}
 	s.orphans++
 }

@@ -55,7 +55,7 @@ func TestTableNamesEveryPart(t *testing.T) {
 	var out bytes.Buffer
 	sum := strings.Repeat("0123456789abcdef", 4)
 	err := table(&out, image.Manifest{
-		Kernel: "6.1", Parts: []image.Part{{Name: "bzImage", Size: 8 << 20, SHA256: sum}, {Name: "initramfs.zst", Size: 2 << 20, SHA256: sum}},
+		Kernel: "6.1", Parts: []image.Part{{Name: "bzImage", Size: 8 << 20, SHA256: sum}, {Name: "initramfs", Size: 2 << 20, SHA256: sum}},
 		Frames: []image.Frame{{Name: "debian", Size: 1 << 20, PlainSize: 3 << 20}},
 	})
 	if err != nil {

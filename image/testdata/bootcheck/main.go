@@ -20,6 +20,7 @@ func main() {
 	for _, m := range [][2]string{{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/run"}} {
 		report("mount "+m[0], unix.Mount(m[0], m[1], m[0], 0, ""))
 	}
+	report("mount usr", usr())
 	modules()
 	// Mounting needs modules that no modprobe would bring.
 	report("mount configfs", unix.Mount("configfs", "/sys/kernel/config", "configfs", 0, ""))
@@ -35,11 +36,38 @@ func main() {
 	run("/sbin/e2fsck", "-fn", disk)
 	run("/lib/drbd/drbdsetup-84", "show")
 	run("/sbin/drbdmeta", "--force", "0", "v08", meta, "flex-external", "create-md")
-	for _, file := range []string{"/etc/ssl/certs/ca-certificates.crt", "/usr/lib/ipxe/snponly.efi", "/etc/mke2fs.conf", "/etc/os-release", "/bin/baystreamd"} {
+	for _, file := range []string{"/etc/ssl/certs/ca-certificates.crt", "/usr/lib/ipxe/snponly.efi", "/usr/lib/ipxe/undionly.kpxe", "/etc/mke2fs.conf", "/etc/os-release", "/bin/baystreamd"} {
 		_, err := os.Stat(file)
 		report("file "+file, err)
 	}
 	fmt.Println("bootcheck: end")
+}
+
+// usr mounts what is packed, as the real first process does.
+func usr() error {
+	p, err := kmodule.NewProber(kmodule.ProbeOpts{})
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"sha256-ssse3", "loop", "squashfs"} {
+		if err := p.Probe(name, ""); err != nil {
+			return err
+		}
+	}
+	image, err := os.Open("/usr.squashfs")
+	if err != nil {
+		return err
+	}
+	device, err := os.Open("/dev/loop0")
+	if err != nil {
+		return err
+	}
+	config := unix.LoopConfig{Fd: uint32(image.Fd())}
+	config.Info.Flags = unix.LO_FLAGS_READ_ONLY
+	if err := unix.IoctlLoopConfigure(int(device.Fd()), &config); err != nil {
+		return err
+	}
+	return unix.Mount("/dev/loop0", "/usr", "squashfs", unix.MS_RDONLY, "")
 }
 
 func report(what string, err error) {
