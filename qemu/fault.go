@@ -57,13 +57,30 @@ func (p *Port) SetFault(f Fault) error {
 	return nil
 }
 
-// SetDown takes a port out of service or back, silently: the station's
-// carrier stays up. VM.SetLink takes the carrier away too.
-func (p *Port) SetDown(down bool) {
+// SetSilent takes a port out of service or back, silently: nothing is sent and
+// nothing forwarded, but the station's carrier stays up. VM.SetLink takes the
+// carrier away.
+func (p *Port) SetSilent(silent bool) {
 	p.sw.mu.Lock()
 	defer p.sw.mu.Unlock()
-	p.down = down
+	p.silent = silent
 	p.sw.forget(p)
+	if !silent {
+		p.announce()
+	}
+}
+
+// SetSilent takes the whole module out of service or back, silently.
+func (s *Switch) SetSilent(silent bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.silent = silent
+	clear(s.fdb)
+	for _, p := range s.ports {
+		if !silent {
+			p.announce()
+		}
+	}
 }
 
 // Cut drops what goes from one port to another, one way only. An empty name
@@ -126,9 +143,10 @@ func (s *Switch) Heal() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.fault = Fault{}
-	s.filter = nil
+	s.filter, s.silent = nil, false
 	clear(s.cuts)
 	for _, p := range s.ports {
-		p.fault, p.down = Fault{}, false
+		p.fault, p.silent = Fault{}, false
+		p.announce()
 	}
 }

@@ -165,7 +165,10 @@ func (r *rig) build(cfg Config) (err error) {
 	for _, name := range []string{Management, IC3, IC6} {
 		r.network(name)
 	}
-	if err := Link(r.networks[1], r.networks[2]); err != nil {
+	crosslink := func(of, to int) PortConfig {
+		return PortConfig{LLDP: interconnectLLDP(frameSerial(1), of, fmt.Sprintf("crosslink%d", to), "to "+interconnectBay(to))}
+	}
+	if err := Link(r.networks[1], r.networks[2], crosslink(3, 6), crosslink(6, 3)); err != nil {
 		return err
 	}
 	if r.host, err = NewHost(r.networks[0], PortConfig{Name: "host", Access: nativeVLAN}, managementGW); err != nil {
@@ -240,6 +243,11 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 		MemoryMiB: m.MemoryMiB, CPUs: m.CPUs, Display: m.Display, Watchdog: m.Watchdog, ICount: m.ICount, Extra: m.Extra,
 	}
 	port := func(access uint16) PortConfig { return PortConfig{Name: p.name(), Access: access} }
+	interconnect := func(bay int, access uint16) PortConfig {
+		c := port(access)
+		c.LLDP = interconnectLLDP(f.Serial, bay, p.portID(), "to "+p.location())
+		return c
+	}
 	if p.kind == ApplianceBay {
 		vc.Document = f.document(p)
 		id.OEM = p.oem(cfg.Frames, cfg.VLAN)
@@ -247,8 +255,8 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 		vc.NICs = []NIC{
 			{Slot: 1, MAC: p.mac(1), Network: net[0], Port: port(nativeVLAN)},
 			{Slot: 2, MAC: p.mac(2), Network: f.link, Port: port(nativeVLAN)},
-			{Slot: 3, MAC: p.mac(3), Network: net[1], Port: port(0)},
-			{Slot: 6, MAC: p.mac(6), Network: net[2], Port: port(0)},
+			{Slot: 3, MAC: p.mac(3), Network: net[1], Port: interconnect(3, 0)},
+			{Slot: 6, MAC: p.mac(6), Network: net[2], Port: interconnect(6, 0)},
 		}
 		disk := filepath.Join(cfg.Dir, p.name()+".data.raw")
 		if _, err := os.Stat(disk); err != nil { // a new appliance: nothing known of an old one holds
@@ -259,8 +267,8 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 	} else {
 		vc.Firmware = cfg.Firmware
 		vc.NICs = []NIC{
-			{Slot: 3, MAC: p.mac(3), Network: net[1], Port: port(cfg.VLAN), Boot: 1},
-			{Slot: 6, MAC: p.mac(6), Network: net[2], Port: port(cfg.VLAN), Boot: 2},
+			{Slot: 3, MAC: p.mac(3), Network: net[1], Port: interconnect(3, cfg.VLAN), Boot: 1},
+			{Slot: 6, MAC: p.mac(6), Network: net[2], Port: interconnect(6, cfg.VLAN), Boot: 2},
 		}
 	}
 	vc.Identity = id
@@ -280,6 +288,10 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 	}
 	f.Bays = append(f.Bays, b)
 	return nil
+}
+
+func interconnectLLDP(frame string, bay int, port, description string) *LLDP {
+	return &LLDP{System: frame + " " + interconnectBay(bay), Port: port, Description: description}
 }
 
 // Linked returns all frames of the rig, this one among them.
@@ -335,6 +347,21 @@ func (f *Frame) Network(name string) (*Switch, error) {
 	return f.rig.networks[i], nil
 }
 
+// SetCarrier takes the carrier of a bay's port on a network away, as a cable
+// that is pulled does, or gives it back.
+func (f *Frame) SetCarrier(ctx context.Context, network *Switch, bay string, up bool) error {
+	b, err := f.Bay(bay)
+	if err != nil {
+		return err
+	}
+	for _, n := range b.cfg.NICs {
+		if n.Network == network {
+			return b.SetLink(ctx, n.Slot, up)
+		}
+	}
+	return fmt.Errorf("%s has no port on network %s", bay, network.name)
+}
+
 // Host returns our machine on the management network, 192.0.2.1.
 func (f *Frame) Host() *Host { return f.rig.host }
 
@@ -347,7 +374,8 @@ func (f *Frame) DeploymentHost() (*Host, error) {
 	if r.deployment != nil {
 		return r.deployment, nil
 	}
-	h, err := NewHost(r.networks[1], PortConfig{Name: "host", Access: r.cfg.VLAN}, deploymentGW)
+	uplink := PortConfig{Name: "host", Access: r.cfg.VLAN, LLDP: interconnectLLDP(f.Serial, 3, "uplink1", "to the deployment network")}
+	h, err := NewHost(r.networks[1], uplink, deploymentGW)
 	if err != nil {
 		return nil, err
 	}

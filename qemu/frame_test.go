@@ -159,15 +159,21 @@ func TestFrameModuleSeesItsPlace(t *testing.T) {
 	if a.On() {
 		t.Error("on after PowerOff")
 	}
-	if err := a.SetLink(t.Context(), 1, false); !errors.Is(err, ErrOff) {
-		t.Errorf("SetLink of a bay without power = %v, want ErrOff", err)
+	if err := a.Reset(t.Context()); !errors.Is(err, ErrOff) {
+		t.Errorf("Reset of a bay without power = %v, want ErrOff", err)
 	}
+	must(t, a.SetLink(t.Context(), 3, false))
 	must(t, a.PowerOn(Context(t, 10*time.Second)))
 	ready(t, a)
 	tell(t, a, "addr 1 0 192.0.2.10/24")
 	must(t, f.Host().Ping(Context(t, 5*time.Second), netip.MustParseAddr("192.0.2.10")))
-	must(t, a.SetLink(t.Context(), 1, false))
-	must(t, a.SetLink(t.Context(), 1, true))
+	if got := ask(t, a, "carrier 3"); got != "0" {
+		t.Errorf("carrier of slot 3 = %s: the cable was out at power-on", got)
+	}
+	must(t, f.SetCarrier(t.Context(), f.rig.networks[1], a.Name(), true))
+	if got := ask(t, a, "carrier 3"); got != "1" {
+		t.Errorf("carrier of slot 3 = %s after it came back", got)
+	}
 
 	_, err = fmt.Fprintln(a.Console(), "poweroff")
 	must(t, err)

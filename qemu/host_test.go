@@ -68,7 +68,7 @@ func TestHostPings(t *testing.T) {
 	if err := a.Ping(t.Context(), b.Addr().Addr()); err != nil {
 		t.Error(err)
 	}
-	b.Port().SetDown(true)
+	b.Port().SetSilent(true)
 	ctx, cancel := context.WithCancel(t.Context())
 	answer := make(chan error)
 	go func() { answer <- a.Ping(ctx, b.Addr().Addr()) }()

@@ -84,6 +84,16 @@ func (p place) location() string {
 	return fmt.Sprintf("device bay %d", p.bay)
 }
 
+// portID is what interconnect modules call their port to the module: a, the
+// first port of its adapter.
+func (p place) portID() string {
+	kind := "device"
+	if p.kind == ApplianceBay {
+		kind = "appliance"
+	}
+	return fmt.Sprintf("%s-%d:a", kind, p.bay)
+}
+
 func frameSerial(frame int) string { return fmt.Sprintf("VF%04d", frame) }
 
 func (p place) serial() string {

@@ -37,6 +37,7 @@ func (s *Switch) Listen(path string, cfg PortConfig) (*Port, error) {
 				return
 			}
 			st.replace(conn)
+			p.announce()
 			p.wg.Go(func() {
 				if err := receive(conn, p.Send); err != nil {
 					s.log.Warn("port", "network", s.name, "port", cfg.Name, "err", err)

@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -28,6 +29,9 @@ type PortConfig struct {
 	Access uint16
 	// Allowed limits the VLANs of a trunk; nil allows all.
 	Allowed []uint16
+	// LLDP is what the network says of itself here; nil: it is silent, and
+	// LLDP of stations passes like any other frame.
+	LLDP *LLDP
 }
 
 func (c PortConfig) carries(vlan uint16) bool {
@@ -51,6 +55,7 @@ type Switch struct {
 	rng    *rand.Rand
 	taps   map[*tap]bool
 	filter func(Frame8023) bool
+	silent bool
 	closed bool
 }
 
@@ -103,13 +108,15 @@ type Port struct {
 	sw  *Switch
 	cfg PortConfig
 
-	out  chan queued // frames to the station
-	done chan struct{}
-	wg   sync.WaitGroup
+	out    chan queued // frames to the station
+	cameUp chan struct{}
+	done   chan struct{}
+	wg     sync.WaitGroup
 
 	// below: under sw.mu
 	fault       Fault
-	down        bool
+	silent      bool
+	neighbour   []byte
 	stats       PortStats
 	deliver     func(frame []byte)
 	undelivered func() // ends the transport
@@ -131,7 +138,7 @@ type queued struct {
 // Attach adds a port. Frames for the station go to deliver, one at a time,
 // which must not keep the slice; the station sends with Port.Send.
 func (s *Switch) Attach(cfg PortConfig, deliver func(frame []byte)) (*Port, error) {
-	p := &Port{sw: s, cfg: cfg, out: make(chan queued, portQueue), done: make(chan struct{}), deliver: deliver}
+	p := &Port{sw: s, cfg: cfg, out: make(chan queued, portQueue), cameUp: make(chan struct{}, 1), done: make(chan struct{}), deliver: deliver}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -142,12 +149,16 @@ func (s *Switch) Attach(cfg PortConfig, deliver func(frame []byte)) (*Port, erro
 	}
 	s.ports[cfg.Name] = p
 	p.wg.Go(p.transmit)
+	if cfg.LLDP != nil {
+		p.wg.Go(p.advertise)
+	}
 	return p, nil
 }
 
 // Link joins two networks by a trunk, with a port on each that bears the
-// other's name.
-func Link(a, b *Switch) error {
+// other's name unless its configuration has one.
+func Link(a, b *Switch, atA, atB PortConfig) error {
+	atA.Name, atB.Name = cmp.Or(atA.Name, b.name), cmp.Or(atB.Name, a.name)
 	var pa, pb atomic.Pointer[Port]
 	to := func(peer *atomic.Pointer[Port]) func([]byte) {
 		return func(f []byte) {
@@ -156,12 +167,12 @@ func Link(a, b *Switch) error {
 			}
 		}
 	}
-	p, err := a.Attach(PortConfig{Name: b.name}, to(&pb))
+	p, err := a.Attach(atA, to(&pb))
 	if err != nil {
 		return err
 	}
 	pa.Store(p)
-	if p, err = b.Attach(PortConfig{Name: a.name}, to(&pa)); err != nil {
+	if p, err = b.Attach(atB, to(&pa)); err != nil {
 		return err
 	}
 	pb.Store(p)
@@ -240,7 +251,7 @@ func (p *Port) Send(frame []byte) {
 	defer s.mu.Unlock()
 	p.stats.In++
 	f, ok := parse8023(frame)
-	if !ok || p.closed || p.down {
+	if !ok || p.closed || p.silent || s.silent {
 		p.stats.Dropped++
 		return
 	}
@@ -261,6 +272,11 @@ func (p *Port) Send(frame []byte) {
 	}
 	if s.filter != nil && !s.filter(f) || s.lose(s.fault.Loss) || s.lose(p.fault.Loss) {
 		p.stats.Dropped++
+		return
+	}
+	if f.destination() == lldpAddress && p.cfg.LLDP != nil {
+		s.tapped(f)
+		p.neighbour = f.body
 		return
 	}
 	copies := 1
@@ -293,20 +309,30 @@ func (s *Switch) forward(from *Port, f Frame8023) {
 	}
 }
 
-// emit puts a frame into the queue of one port, unless a rule or a fault
-// forbids it.
+// emit sends a frame on to one port, unless a rule or a cut forbids it.
 func (s *Switch) emit(from, to *Port, f Frame8023) {
 	if !to.cfg.carries(f.vlan) {
 		return
 	}
-	if to.down || s.isCut(from, to) || s.lose(to.fault.Loss) {
+	if s.isCut(from, to) {
 		to.stats.Dropped++
 		return
 	}
-	q := queued{frame: f.untagged()}
 	if to.cfg.Access == 0 && f.vlan != nativeVLAN {
-		q.frame = f.tagged()
+		s.queue(to, f.tagged())
+		return
 	}
+	s.queue(to, f.untagged())
+}
+
+// queue puts what is sent to a station into the queue of its port, unless a
+// fault forbids it.
+func (s *Switch) queue(to *Port, frame []byte) {
+	if to.silent || s.lose(to.fault.Loss) {
+		to.stats.Dropped++
+		return
+	}
+	q := queued{frame: frame}
 	if d := s.fault.delay(s.rng) + to.fault.delay(s.rng); d > 0 {
 		q.due = time.Now().Add(d)
 	}

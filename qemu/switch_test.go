@@ -122,7 +122,7 @@ func TestSwitchLearns(t *testing.T) {
 func TestSwitchKeepsVLANsApart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s3, s6 := newTestSwitch(t, "ic3"), newTestSwitch(t, "ic6")
-		if err := Link(s3, s6); err != nil {
+		if err := Link(s3, s6, PortConfig{}, PortConfig{}); err != nil {
 			t.Fatal(err)
 		}
 		trunk := attach(t, s3, 1, PortConfig{Name: "trunk"})
@@ -217,13 +217,13 @@ func TestSwitchFaults(t *testing.T) {
 		},
 		"port down": func(t *testing.T) {
 			_, a, b, c := three(t)
-			b.SetDown(true)
+			b.SetSilent(true)
 			a.say(everybody, 0, "x")
 			b.say(everybody, 0, "y")
 			wants(t, a)
 			wants(t, b)
 			wants(t, c, "x")
-			b.SetDown(false)
+			b.SetSilent(false)
 			a.say(everybody, 0, "z")
 			wants(t, b, "z")
 		},

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -111,6 +112,8 @@ type VM struct {
 	exited   chan struct{} // closed when the process is gone; nil: never started
 	cmd      *exec.Cmd
 	bootMark int64
+	// noCarrier are the slots whose cable is out.
+	noCarrier map[int]bool
 }
 
 // NewVM prepares a module: its files, its ports, its consoles. It is off.
@@ -121,7 +124,7 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1
 	}
-	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name)}
+	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name), noCarrier: map[int]bool{}}
 	v.life, v.end = context.WithCancel(context.Background())
 	v.bmc.BMC = bmc.New(bmc.Config{
 		UUID:     cfg.Identity.UUID,
@@ -368,7 +371,7 @@ func (v *VM) connect(ctx context.Context, gone <-chan struct{}, lines *sync.Wait
 	v.mu.Lock()
 	v.qmp = q
 	v.mu.Unlock()
-	return nil
+	return v.restoreCarriers(ctx)
 }
 
 // accept waits for QEMU to connect, or to die.
@@ -472,9 +475,44 @@ func (v *VM) Pause(ctx context.Context) error { return v.Do(ctx, "stop", nil, ni
 // Resume ends a Pause.
 func (v *VM) Resume(ctx context.Context) error { return v.Do(ctx, "cont", nil, nil) }
 
-// SetLink takes the carrier of the NIC in a slot away, or gives it back.
+// SetLink takes the carrier of the NIC in a slot away, or gives it back. A bay
+// without power finds it so when it is switched on.
 func (v *VM) SetLink(ctx context.Context, slot int, up bool) error {
+	p, err := v.Port(slot)
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	v.noCarrier[slot] = !up
+	on := v.on()
+	v.mu.Unlock()
+	if !on {
+		return nil
+	}
+	err = v.setCarrier(ctx, slot, up)
+	if up {
+		p.announce()
+	}
+	return err
+}
+
+func (v *VM) setCarrier(ctx context.Context, slot int, up bool) error {
 	return v.Do(ctx, "set_link", map[string]any{"name": NIC{Slot: slot}.id(), "up": up}, nil)
+}
+
+// restoreCarriers takes away what SetLink took away of a VM that is new.
+func (v *VM) restoreCarriers(ctx context.Context) error {
+	v.mu.Lock()
+	lost := maps.Clone(v.noCarrier)
+	v.mu.Unlock()
+	for slot, down := range lost {
+		if down {
+			if err := v.setCarrier(ctx, slot, false); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Screendump writes a PNG of the VGA screen. The module needs a Display.

@@ -139,7 +139,7 @@ func (c *control) fault(_ context.Context, r faultRequest) error {
 		if err != nil {
 			return err
 		}
-		p.SetDown(r.Kind == "portdown")
+		p.SetSilent(r.Kind == "portdown")
 		return nil
 	}
 	return c.tune(n, r)

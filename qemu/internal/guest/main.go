@@ -5,7 +5,7 @@
 // It prints "guest: slot N MAC" for each NIC in a numbered PCIe slot, "guest:
 // oem TEXT" for each OEM string and "guest: location TEXT", then "guest:
 // ready". It takes "addr SLOT VLAN PREFIX" (VLAN 0: untagged), "listen PORT"
-// (TCP echo), "ipmi NETFN CMD HEX..." (the answer in hexadecimal, completion
+// (TCP echo), "carrier SLOT", "ipmi NETFN CMD HEX..." (the answer in hexadecimal, completion
 // code first), "fru ID" (its contents), "get URL USER PASSWORD SHA256" (HTTPS,
 // of a server with that certificate) and "poweroff". It prints what it found
 // out as "guest: says TEXT" and answers with "guest: ok LINE" or the error.
@@ -136,6 +136,8 @@ func obey(nics map[string]netlink.Link, words []string) error {
 		}
 		go echo(l)
 		return nil
+	case len(words) == 2 && words[0] == "carrier":
+		return carrier(nics[words[1]])
 	case len(words) >= 3 && words[0] == "ipmi":
 		return sendIPMI(words[1:])
 	case len(words) == 2 && words[0] == "fru":
@@ -144,6 +146,21 @@ func obey(nics map[string]netlink.Link, words []string) error {
 		return get(words[1], words[2], words[3], words[4])
 	}
 	return errors.New("what?")
+}
+
+func carrier(link netlink.Link) error {
+	if link == nil {
+		return errors.New("no such slot")
+	}
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	b, err := os.ReadFile("/sys/class/net/" + link.Attrs().Name + "/carrier")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("guest: says %s", b)
+	return nil
 }
 
 func setAddr(link netlink.Link, vlan, prefix string) error {
