@@ -179,8 +179,13 @@ func (p *planner) takeAlone() {
 	p.each(Connect, func(*Volume) bool { return true })
 }
 
-// join looks for the partner, a few volumes at a time when they will resync.
+// join looks for the partner, a few volumes at a time when they will resync. A
+// copy that is not intact keeps away from a partner that is frozen: DRBD would
+// thaw it and take writes for flushed that this leg lost with its power.
 func (p *planner) join() {
+	if !p.k.Intact && (!p.heard || p.g.Report.Primary && p.g.Report.Frozen) {
+		return
+	}
 	for i := range p.g.Volumes {
 		v := &p.g.Volumes[i]
 		if v.Conn != StandAlone {

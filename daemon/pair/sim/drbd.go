@@ -296,17 +296,6 @@ func (v *vol) handshake() {
 			return
 		}
 	}
-	for _, x := range []*vol{v, p} { // can not thaw with an only Consistent partner: what it acknowledged may be lost there
-		if y := x.peer(); x.primary && x.frozen && x.disk == pair.UpToDate && y.virgin && x.newUUIDDue {
-			x.trace("handshake: the partner was rebooted")
-			x.goneAlone()
-			if w.cfg.Seed%2 == 0 { // what the kernel does here depends on its version; both have to be survived
-				x.thaw()
-			}
-			w.after(w.between(100*ms, 1000*ms), x.handshake)
-			return
-		}
-	}
 	hg := 0
 	if v.disk > pair.Failed && p.disk > pair.Failed {
 		hg = compare(v, p)
@@ -333,6 +322,22 @@ func (v *vol) handshake() {
 			target.conn = pair.StandAlone
 			target.n.wake()
 			return
+		}
+	}
+	for _, x := range []*vol{v, p} { // can not thaw with an only Consistent partner: what it acknowledged may be lost there
+		if y := x.peer(); x.primary && x.frozen && x.disk == pair.UpToDate && y.disk == pair.Consistent && x.newUUIDDue && hg == 0 {
+			x.trace("handshake: the partner was rebooted")
+			x.goneAlone()
+			if w.cfg.Seed%2 == 0 { // what the kernel does here depends on its version; both have to be survived
+				x.thaw()
+			}
+			w.after(w.between(100*ms, 1000*ms), x.handshake)
+			return
+		}
+	}
+	for _, x := range []*vol{v, p} { // frozen writes go out anew, those it had acknowledged count as flushed there
+		if x.primary && x.frozen && x.peer().virgin {
+			x.unflushed = 0
 		}
 	}
 	w.seq++
