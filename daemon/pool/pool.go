@@ -159,6 +159,34 @@ func (p *Pool) up(ctx context.Context, cfg Config) error {
 	return nil
 }
 
+// Live is the pool of that name as it runs, for looking at it and taking it
+// down; devices cannot be made in it. It answers os.ErrNotExist when there is no
+// such pool, or no device-mapper.
+func Live(name string, log *slog.Logger) (*Pool, error) {
+	c, err := dm.Open()
+	if err != nil {
+		return nil, fmt.Errorf("pool %s: %w", name, err)
+	}
+	if _, err := c.Info(name); err != nil {
+		c.Close()
+		if errors.Is(err, dm.ErrNotFound) {
+			err = os.ErrNotExist
+		}
+		return nil, fmt.Errorf("pool %s: %w", name, err)
+	}
+	return &Pool{dm: c, name: name, log: log}, nil
+}
+
+// Name is the pool's name.
+func (p *Pool) Name() string { return p.name }
+
+// Commit makes the kernel write the pool's metadata, which it does by itself
+// only once a second or when a device is flushed.
+func (p *Pool) Commit() error {
+	_, err := p.dm.Status(p.name, false)
+	return err
+}
+
 // Close lets go of the control node. The pool and its devices stay live.
 func (p *Pool) Close() error { return p.dm.Close() }
 

@@ -59,7 +59,7 @@ func (s *Storage) partitions(ctx context.Context, v Volume) ([]Partition, error)
 	}
 	var out []Partition
 	for _, sl := range slices {
-		node, err := s.pool.Linear(ctx, fmt.Sprintf("%sp%d", v.partPrefix(), sl.Number), v.Device(), sl.Start, sl.Sectors)
+		node, err := s.pool.Linear(ctx, fmt.Sprintf("%s%d", v.partPrefix(), sl.Number), v.Device(), sl.Start, sl.Sectors)
 		if err != nil {
 			return nil, err
 		}
@@ -68,7 +68,10 @@ func (s *Storage) partitions(ctx context.Context, v Volume) ([]Partition, error)
 	return out, nil
 }
 
-func (v Volume) partPrefix() string { return v.leg() + "-" }
+func (v Volume) partPrefix() string { return v.leg() + partMark }
+
+// partMark stands between the names of a leg and of a partition's node.
+const partMark = "-p"
 
 // ReleasePartitions takes the nodes that Partitions made away again, all
 // written data flushed. It answers ErrInUse while one is open or mounted.

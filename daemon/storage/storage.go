@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"baystream/daemon/mirror"
 	"baystream/daemon/pool"
@@ -124,17 +123,9 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 // as they are and serve on.
 func (s *Storage) Close() error { return s.pool.Close() }
 
-// Shutdown ends everything in order for power-off: targets, volumes, pool.
-// Servers that are still logged in see their connection end and wait.
+// Shutdown takes everything down, see TakeDown.
 func (s *Storage) Shutdown(ctx context.Context) error {
-	vols := s.book.all().Volumes
-	err := s.each(ctx, vols, func(ctx context.Context, v Volume) error {
-		return errors.Join(s.target.Remove(ctx, iqn(v), v.ID, true), s.down(ctx, v))
-	})
-	if err != nil {
-		return fmt.Errorf("storage: shut down: %w", err)
-	}
-	return errors.Join(s.pool.Down(ctx), s.pool.Close())
+	return errors.Join(TakeDown(ctx, TakeDownConfig{PoolName: s.pool.Name(), Log: s.log}), s.pool.Close())
 }
 
 // Reconcile makes the kernel's state follow the records: it adopts what runs,
@@ -198,17 +189,7 @@ func (s *Storage) reconcileVolume(ctx context.Context, v Volume) error {
 
 // each calls f for all volumes, a few at a time, and joins the errors.
 func (s *Storage) each(ctx context.Context, vols []Volume, f func(context.Context, Volume) error) error {
-	errs := make([]error, len(vols))
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for i, v := range vols {
-		g.Go(func() error {
-			errs[i] = f(ctx, v)
-			return nil
-		})
-	}
-	_ = g.Wait()
-	return errors.Join(errs...)
+	return inParallel(vols, func(v Volume) error { return f(ctx, v) })
 }
 
 // CreateVolume makes an OS volume, usable at Volume.Device when it returns. A

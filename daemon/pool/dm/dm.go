@@ -120,7 +120,7 @@ func miscMinor(procMisc []byte, name string) (uint32, error) {
 			return uint32(n), err
 		}
 	}
-	return 0, fmt.Errorf("%s is not in /proc/misc: load the module dm-mod", name)
+	return 0, fmt.Errorf("%s is not in /proc/misc (%w): load the module dm-mod", name, os.ErrNotExist)
 }
 
 // call runs one ioctl. It grows the buffer until the kernel's answer fits and
