@@ -40,6 +40,8 @@ type Service struct {
 	WatchdogSec     int      `json:"watchdog_sec"`
 	StartTimeoutSec int      `json:"start_timeout_sec"`
 	StopTimeoutSec  int      `json:"stop_timeout_sec"`
+	Down            []string `json:"down,omitempty"` // runs after all services, when the machine ends
+	DownTimeoutSec  int      `json:"down_timeout_sec,omitempty"`
 }
 
 // Daemon is the service of the appliance itself.
@@ -50,6 +52,8 @@ var Daemon = Service{
 	WatchdogSec:     60,
 	StartTimeoutSec: 120,
 	StopTimeoutSec:  20,
+	Down:            []string{"/bin/baystreamd", "-shutdown"},
+	DownTimeoutSec:  60,
 }
 
 // Console is the operator's console on the second serial port.

@@ -4,6 +4,19 @@
 // the sd_notify protocol, inherited sockets by LISTEN_FDS). Its log goes to
 // standard error as text; lines for whoever stands at the console begin with
 // "baystream:" and go to standard output.
+//
+// Volumes serve on in the kernel when it stops. Only when the machine ends,
+// "baystreamd -shutdown" has to run behind it. Our PID 1 does that (down in
+// /etc/init.json); under systemd it is a second unit, which stops after the
+// daemon's and with the machine only:
+//
+//	[Unit]
+//	Before=baystreamd.service
+//	[Service]
+//	Type=oneshot
+//	RemainAfterExit=yes
+//	ExecStart=/bin/true
+//	ExecStop=/bin/baystreamd -shutdown
 package main
 
 import (
@@ -37,6 +50,7 @@ func run(ctx context.Context, args []string) error {
 	state := flags.String("state", "/var/lib/baystream", "directory of everything that lasts")
 	listen := flags.String("listen", "", "address:port of REST (default: port 443 of the management address)")
 	reset := flags.Bool("factory-reset", false, "erase the data disk, at the next start if it is in use, and end")
+	end := flags.Bool("shutdown", false, "take down what serves on in the kernel, because the machine ends, and end")
 	debug := flags.Bool("debug", false, "log details")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -52,6 +66,9 @@ func run(ctx context.Context, args []string) error {
 		State: *state, Root: "/", Listen: *listen, Version: version,
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		Console: func(format string, a ...any) { fmt.Printf("baystream: "+format+"\n", a...) },
+	}
+	if *end {
+		return daemon.Shutdown(context.WithoutCancel(ctx), cfg) // nothing is gained by half of it
 	}
 	if *reset {
 		return daemon.FactoryReset(ctx, cfg)
