@@ -51,8 +51,12 @@ func (a *app) artifactsCmd() *cobra.Command {
 				})
 			})
 		}}
+	cmd.AddCommand(a.extractCmd(), a.deleteArtifactCmd())
+	if a.module {
+		return cmd
+	}
 	cmd.AddCommand(a.uploadCmd("upload-bundle FILE", "Upload an artifact bundle; --extract makes its artifacts usable", true),
-		a.uploadCmd("upload-image FILE", "Upload a golden image (zip, raw, gzip, zstd, qcow2)", false), a.extractCmd(), a.deleteArtifactCmd(), a.backupCmd(), a.restoreCmd())
+		a.uploadCmd("upload-image FILE", "Upload a golden image (zip, raw, gzip, zstd, qcow2)", false), a.backupCmd(), a.restoreCmd())
 	return cmd
 }
 

@@ -39,11 +39,15 @@ func main() {
 
 // run carries out one command line.
 func run(ctx context.Context, args []string, out, errOut io.Writer) error {
-	a := &app{out: out, errOut: errOut}
+	return runApp(ctx, &app{out: out, errOut: errOut}, args)
+}
+
+// runApp carries out one command line for an app.
+func runApp(ctx context.Context, a *app, args []string) error {
 	root := newRoot(a)
 	root.SetArgs(args)
-	root.SetOut(out)
-	root.SetErr(errOut)
+	root.SetOut(a.out)
+	root.SetErr(a.errOut)
 	err := root.ExecuteContext(ctx)
 	return errors.Join(err, a.end(ctx))
 }
@@ -53,6 +57,9 @@ type app struct {
 	out, errOut io.Writer
 
 	frame, server, caFile, output string
+
+	module bool    // at a module's console: no commands that read or write files
+	local  *client // to the daemon of this module, at its console
 
 	session   *client // one that this command began, and ends
 	documents []any   // to print as JSON
@@ -98,20 +105,33 @@ func newRoot(a *app) *cobra.Command {
 		},
 	}
 	f := root.PersistentFlags()
-	f.StringVar(&a.frame, "frame", os.Getenv("BAYSTREAM_FRAME"), "directory of a virtual frame (its frame.json says the rest)")
-	f.StringVar(&a.server, "server", os.Getenv("BAYSTREAM_SERVER"), "https://ADDRESS of the deployment server")
-	f.StringVar(&a.caFile, "ca", os.Getenv("BAYSTREAM_CA"), "file with the CA certificate to trust (PEM)")
+	if !a.module {
+		f.StringVar(&a.frame, "frame", os.Getenv("BAYSTREAM_FRAME"), "directory of a virtual frame (its frame.json says the rest)")
+		f.StringVar(&a.server, "server", os.Getenv("BAYSTREAM_SERVER"), "https://ADDRESS of the deployment server")
+		f.StringVar(&a.caFile, "ca", os.Getenv("BAYSTREAM_CA"), "file with the CA certificate to trust (PEM)")
+	}
 	f.StringVarP(&a.output, "output", "o", "table", "table or json")
 	if err := root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json"}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag is above
 	}
 	root.AddCommand(a.statusCmd(), a.hwCmd(), a.netCmd(), a.storageCmd(), a.volumesCmd(), a.artifactsCmd(),
-		a.serversCmd(), a.profilesCmd(), a.deployCmd(), a.tasksCmd(), a.logsCmd(), a.setupCmd(), a.loginCmd(), a.logoutCmd())
+		a.serversCmd(), a.profilesCmd(), a.deployCmd(), a.tasksCmd(), a.logsCmd())
+	if a.module {
+		root.CompletionOptions.DisableDefaultCmd = true
+		return root
+	}
+	root.AddCommand(a.setupCmd(), a.loginCmd(), a.logoutCmd(), a.supportDumpCmd(), a.consoleCmd())
 	return root
 }
 
 // connect returns a client for the chosen server.
 func (a *app) connect(ctx context.Context) (*client, error) {
+	if a.module && a.local == nil {
+		return nil, errDaemon
+	}
+	if a.module {
+		return a.local, nil
+	}
 	if a.session != nil {
 		return a.session, nil
 	}

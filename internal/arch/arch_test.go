@@ -11,7 +11,7 @@ import (
 // and everything below it. What is not listed may import nothing of ours.
 var allowed = map[string][]string{
 	"baystream/cmd/baystreamd": {"daemon", "hw", "netcfg", "internal"},
-	"baystream/cmd/bayctl":     {"daemon/domain", "internal"},
+	"baystream/cmd/bayctl":     {"daemon/domain", "hw", "internal"},
 	"baystream/cmd/mkimage":    {"image", "internal"},
 	"baystream/cmd/vframe":     {"qemu", "image", "internal"},
 	"baystream/daemon/domain":  {},
