@@ -439,7 +439,6 @@ func (v *vol) startSync(t *vol, full bool) {
 	v.tell()
 	v.w.stats.Resyncs++
 	v.trace("resync %06b", bits)
-	t.resynced = 0
 	t.syncGen++
 	t.syncNext(t.syncGen)
 }
