@@ -57,7 +57,7 @@ var Daemon = Service{
 }
 
 // Console is the operator's console on the second serial port.
-var Console = Service{Name: "console", Exec: []string{"/bin/bayctl", "console"}, StopTimeoutSec: 5, Env: []string{"GOMEMLIMIT=48MiB", "GOGC=50"}}
+var Console = Service{Name: "console", Exec: []string{"/bin/baystreamd", "console"}, StopTimeoutSec: 5, Env: []string{"GOMEMLIMIT=48MiB", "GOGC=50"}}
 
 // InitConfig is /etc/init.json, what the first process is told.
 type InitConfig struct {

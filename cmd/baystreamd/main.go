@@ -30,6 +30,7 @@ import (
 
 	"baystream/daemon"
 	"baystream/daemon/plan"
+	"baystream/internal/bayctl"
 )
 
 // version is set by the linker.
@@ -39,6 +40,10 @@ func main() {
 	plan.MaybeSandbox() // never returns in the sandbox of a plan script
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
+	run := run
+	if len(os.Args) > 1 && os.Args[1] == "console" { // one program for both: memory has it once
+		run = func(ctx context.Context, args []string) error { return bayctl.Run(ctx, args, os.Stdout, os.Stderr) }
+	}
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "baystreamd:", err)
 		os.Exit(1)

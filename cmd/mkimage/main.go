@@ -40,7 +40,6 @@ type options struct {
 	cmdline            string
 	update             bool
 	services           []namedFile
-	bayctl             string
 }
 
 type namedFile struct{ name, file string }
@@ -54,7 +53,6 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.source, "C", ".", "build the Go programs of the module in `DIR`")
 	flags.StringVar(&o.init, "init", "", "take `FILE` as the first process instead of building ./init")
 	flags.StringVar(&o.daemon, "daemon", "", "take `FILE` as the daemon instead of building ./cmd/baystreamd; none leaves it out")
-	flags.StringVar(&o.bayctl, "bayctl", "", "take `FILE` as the console's program instead of building ./cmd/bayctl")
 	flags.StringVar(&o.flavour, "flavour", image.FlavourGeneric, "`FLAVOUR` of Debian's kernel, "+image.FlavourGeneric+" or "+image.FlavourCloud)
 	flags.StringVar(&o.version, "version", "devel", "`VERSION` written into os-release")
 	flags.StringVar(&o.cmdline, "cmdline", image.DefaultCmdline, "kernel command `LINE`")
@@ -120,9 +118,6 @@ func (o options) spec(ctx context.Context, progress func(string)) (image.Spec, e
 	}
 	if o.daemon != "none" {
 		if spec.Programs["bin/baystreamd"], err = o.program(ctx, o.daemon, "baystreamd", "./cmd/baystreamd", progress); err != nil {
-			return spec, err
-		}
-		if spec.Programs["bin/bayctl"], err = o.program(ctx, o.bayctl, "bayctl", "./cmd/bayctl", progress); err != nil {
 			return spec, err
 		}
 		spec.Services = append(spec.Services, image.Daemon, image.Console)

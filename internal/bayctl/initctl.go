@@ -1,4 +1,4 @@
-package main
+package bayctl
 
 import (
 	"encoding/json"

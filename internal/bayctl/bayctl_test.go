@@ -1,4 +1,4 @@
-package main
+package bayctl
 
 import (
 	"bytes"
@@ -66,7 +66,7 @@ func newAppliance(t *testing.T, answers map[string]string) *appliance {
 func command(t *testing.T, args ...string) (string, error) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	err := run(t.Context(), args, &out, &errOut)
+	err := Run(t.Context(), args, &out, &errOut)
 	return out.String(), err
 }
 
