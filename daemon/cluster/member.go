@@ -180,7 +180,7 @@ func (n *Node) change(ctx context.Context, what string, do func(context.Context)
 			return nil
 		}
 		passing := errors.Is(err, rpctypes.ErrUnhealthy) || errors.Is(err, rpctypes.ErrMemberNotEnoughStarted) ||
-			errors.Is(err, rpctypes.ErrTooManyLearners) || errors.Is(err, rpctypes.ErrLeaderChanged)
+			errors.Is(err, rpctypes.ErrTooManyLearners) || errors.Is(err, rpctypes.ErrMemberNotFound) || errors.Is(err, rpctypes.ErrLeaderChanged)
 		if !passing {
 			return wrap(what, err)
 		}

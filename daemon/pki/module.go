@@ -269,3 +269,30 @@ func parseCerts(b []byte) ([]*x509.Certificate, error) {
 	}
 	return all, nil
 }
+
+// Sign signs data with the module's key and returns its public half
+// (SubjectPublicKeyInfo) and the signature.
+func (m *Module) Sign(data []byte) (key, signature []byte, err error) {
+	if key, err = x509.MarshalPKIXPublicKey(m.key.Public()); err != nil {
+		return nil, nil, fmt.Errorf("pki: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	if signature, err = m.key.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
+		return nil, nil, fmt.Errorf("pki: %w", err)
+	}
+	return key, signature, nil
+}
+
+// VerifySignature checks what Sign made and returns the fingerprint of the key.
+func VerifySignature(data, key, signature []byte) (fingerprint string, err error) {
+	pub, err := x509.ParsePKIXPublicKey(key)
+	if err != nil || !ecdsaP256(pub) {
+		return "", errors.New("pki: signature: want an ECDSA P-256 key")
+	}
+	sum := sha256.Sum256(data)
+	if !ecdsa.VerifyASN1(pub.(*ecdsa.PublicKey), sum[:], signature) {
+		return "", errors.New("pki: the signature does not hold")
+	}
+	id := sha256.Sum256(key)
+	return hex.EncodeToString(id[:]), nil
+}
