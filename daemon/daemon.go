@@ -91,6 +91,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := d.prepareDisk(ctx); err != nil {
 		return err
 	}
+	if d.net != nil {
+		d.net.load(cfg.State)
+	}
 	authority, err := pki.Open(filepath.Join(cfg.State, "tls"), d.name())
 	if err != nil {
 		return err
@@ -166,6 +169,7 @@ func Run(ctx context.Context, cfg Config) error {
 	server := rest.New(rest.Config{
 		Store: d.state, Library: lib, Deployer: deployer, Appliance: report{d}, Info: d.info, Attributes: scriptAttributes,
 		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"), UsersChanged: func() { wake(users) },
+		Network: d.networkControl(),
 	})
 	d.serveConsole(ctx, g, server, users)
 

@@ -17,37 +17,61 @@ import (
 )
 
 // Slots of a module's ports (docs/hardware: the slot says what the port is
-// for): the management port, and the ports to the interconnect bays.
-const slotManagement = 1
+// for): the management port, the frame link, and the ports to the interconnect
+// bays.
+const (
+	slotManagement = 1
+	slotFrame      = 2
+)
 
 var slotsInterconnect = []int{3, 6}
 
-// network keeps the module's links as they should be.
+// network keeps the module's links as they should be. What it watches on them
+// is in network_watch.go, how the settings change in network_settings.go.
 type network struct {
 	d       *Daemon
 	changed chan struct{} // buffered by one
+	ready   chan struct{} // closed once the management address is up
+	once    sync.Once
+	watch   watchers
 
-	mu    sync.Mutex
-	mgmt  netcfg.Management // the setting, or the lease
-	ready chan struct{}     // closed once the management address is up
-	once  sync.Once
+	mu        sync.Mutex
+	set       netSettings
+	trial     netcfg.Trial
+	lease     netcfg.Management
+	frameLink netip.Prefix
+	lacp      bool     // the bond speaks it
+	tooLong   []string // findings about the MTU
+	resend    bool     // announce all addresses in the next round
 }
 
 func newNetwork(d *Daemon) *network {
-	return &network{d: d, mgmt: d.mgmt, changed: make(chan struct{}, 1), ready: make(chan struct{})}
+	n := &network{d: d, changed: make(chan struct{}, 1), ready: make(chan struct{})}
+	n.trial = netcfg.NewTrial(d.mgmt)
+	ic, err := netcfg.ParseInterconnect(d.inv.Settings["interconnect"])
+	if err != nil {
+		d.log.Error("frame settings", "err", err)
+		d.board.set("frame settings", domain.StatusCritical, err.Error(), "Correct the setting in the frame; until then LACP is used when the interconnect modules speak it.")
+	}
+	n.set = netSettings{lacp: ic.LACP}
+	n.lacp = ic.LACP == netcfg.LACPOn
+	return n
 }
 
 // ports are the NICs by what they are for.
-func ports(inv hw.Inventory) (mgmt netcfg.NIC, ics []netcfg.NIC) {
+func ports(inv hw.Inventory) (mgmt, frame netcfg.NIC, ics []netcfg.NIC) {
 	if n, ok := inv.NICBySlot(slotManagement); ok {
 		mgmt = nic(n)
+	}
+	if n, ok := inv.NICBySlot(slotFrame); ok {
+		frame = nic(n)
 	}
 	for _, slot := range slotsInterconnect {
 		if n, ok := inv.NICBySlot(slot); ok {
 			ics = append(ics, nic(n))
 		}
 	}
-	return mgmt, ics
+	return mgmt, frame, ics
 }
 
 func nic(n hw.NIC) netcfg.NIC {
@@ -55,18 +79,40 @@ func nic(n hw.NIC) netcfg.NIC {
 	return netcfg.NIC{Name: n.Name, MAC: mac}
 }
 
+// management is what the management port should have now: what is set, or what
+// DHCP lends. It is called with mu held.
+func (n *network) management() netcfg.Management {
+	m := n.trial.Wanted()
+	if !m.Address.IsValid() {
+		m.Address, m.Gateway = n.lease.Address, n.lease.Gateway
+	}
+	return m
+}
+
 // want is the network as it should be now.
 func (n *network) want() netcfg.Config {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	mgmt, ics := ports(n.d.inv)
-	return netcfg.Module{ManagementPort: mgmt, InterconnectPorts: ics, Management: n.mgmt, Deployment: n.d.depl}.Config()
+	mgmt, frame, ics := ports(n.d.inv)
+	return netcfg.Module{
+		ManagementPort: mgmt, FramePort: frame, InterconnectPorts: ics,
+		Management: n.management(), FrameLink: n.frameLink, Deployment: n.d.depl, LACP: n.lacp,
+	}.Config()
+}
+
+// SetFrameLink gives the module's place on the frame's own network, as the
+// frame document says it.
+func (n *network) SetFrameLink(p netip.Prefix) {
+	n.mu.Lock()
+	n.frameLink = p
+	n.mu.Unlock()
+	n.wake()
 }
 
 // run reconciles until ctx ends: events only wake it, each round looks at the
 // whole truth.
 func (n *network) run(ctx context.Context) error {
-	mgmt, ics := ports(n.d.inv)
+	mgmt, _, ics := ports(n.d.inv)
 	if mgmt.Name == "" {
 		n.d.board.set("network", domain.StatusCritical, "no management port: no NIC in PCIe slot 1", "Check the module's adapters with bayctl hw.")
 	}
@@ -79,32 +125,36 @@ func (n *network) run(ctx context.Context) error {
 	if err := loadModules(networkModules); err != nil {
 		n.d.log.Warn("kernel modules of the network", "err", err)
 	}
-	if !n.d.mgmt.Address.IsValid() && mgmt.Name != "" {
-		g.Go(func() error {
-			return netcfg.DHCP(ctx, mgmt.Name, n.d.log.With("part", "dhcp client"), func(l netcfg.Lease) {
-				n.mu.Lock()
-				n.mgmt = l.Management
-				n.mu.Unlock()
-				n.wake()
-			})
-		})
+	if mgmt.Name != "" {
+		g.Go(func() error { return n.borrow(ctx, mgmt.Name) })
 	}
 	g.Go(func() error {
-		resync := time.NewTicker(time.Minute)
+		resync, look := time.NewTicker(time.Minute), time.NewTicker(lookEvery)
 		defer resync.Stop()
+		defer look.Stop()
+		err := n.sync(ctx)
+		n.startWatchers(ctx, g)
 		for {
-			n.sync(ctx)
 			select {
 			case <-ctx.Done():
 				return nil
+			case <-look.C:
+				if n.watch.filters {
+					n.judge(ctx, err)
+					continue
+				}
 			case <-events:
 			case <-n.changed:
 			case <-resync.C:
 			}
+			err = n.sync(ctx)
 		}
 	})
 	return g.Wait()
 }
+
+// lookEvery is how often the watchers are asked for what the board should say.
+const lookEvery = 5 * time.Second
 
 func (n *network) wake() {
 	select {
@@ -127,32 +177,47 @@ func (n *network) syncManagement(ctx context.Context, mgmt netcfg.NIC) {
 }
 
 // sync brings the links to what is wanted and notes what could not be done.
-func (n *network) sync(ctx context.Context) {
+func (n *network) sync(ctx context.Context) error {
 	want := n.want()
 	changes, err := netcfg.Sync(ctx, want)
 	if ctx.Err() != nil {
-		return
+		return nil
 	}
 	for _, c := range changes {
 		n.d.log.Info("network changed", "link", c.Link(), "change", changeText(c))
 	}
-	if len(changes) > 0 {
+	n.mu.Lock()
+	resend := n.resend || len(changes) > 0
+	n.resend = false
+	up := n.management().Address.IsValid()
+	n.mu.Unlock()
+	if resend {
 		n.announce(ctx, want)
 	}
+	n.guard(want)
+	err = errors.Join(err, n.filter())
+	if err != nil {
+		n.d.log.Warn("network", "err", err)
+	}
+	n.judge(ctx, err)
+	if up {
+		n.once.Do(func() { close(n.ready) })
+	}
+	return err
+}
+
+// judge says on the board how the network is.
+func (n *network) judge(ctx context.Context, err error) {
+	warnings := n.warnings(ctx)
 	switch {
 	case err != nil:
-		n.d.log.Warn("network", "err", err)
 		n.d.board.set("network", domain.StatusWarning, err.Error(), "See bayctl net for the links as they are.")
+	case len(warnings) > 0:
+		n.d.board.set("network", domain.StatusWarning, strings.Join(warnings, "; "), "See bayctl net for the ports and what is behind them.")
 	case n.d.depl.VLAN == 0:
 		n.d.board.set("network", domain.StatusWarning, "no deployment network is set: servers cannot boot", "Set it in the frame (deployment setting), then restart the module.")
 	default:
 		n.d.board.set("network", domain.StatusOK, "deployment VLAN "+netcfg.DeploymentLink(n.d.depl)+", portal "+n.d.portal().String(), "")
-	}
-	n.mu.Lock()
-	up := n.mgmt.Address.IsValid()
-	n.mu.Unlock()
-	if up {
-		n.once.Do(func() { close(n.ready) })
 	}
 }
 
@@ -184,61 +249,9 @@ func (n *network) waitAddress(ctx context.Context) (netip.Addr, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if !n.mgmt.Address.IsValid() {
+	m := n.management()
+	if !m.Address.IsValid() {
 		return netip.Addr{}, errors.New("management address was lost again")
 	}
-	return n.mgmt.Address.Addr(), nil
-}
-
-// report is the network as it is.
-func (n *network) report(ctx context.Context) (domain.NetReport, error) {
-	rep := domain.NetReport{Links: []domain.NetLink{}, Drift: []string{}}
-	st, err := netcfg.Observe(ctx)
-	if err != nil {
-		return rep, err
-	}
-	for _, l := range st.Links {
-		if l.Name == "lo" {
-			continue
-		}
-		link := domain.NetLink{Name: l.Name, Kind: l.Type, MAC: l.MAC.String(), MTU: l.MTU, Up: l.Up, Carrier: l.Carrier, Master: l.Master, Addresses: []string{}}
-		for _, h := range n.d.inv.NICs {
-			if h.Name == l.Name {
-				link.Slot = h.Slot
-			}
-		}
-		link.Purpose = purpose(l.Name, link.Slot, n.d.depl)
-		if link.Master != "" {
-			if m, ok := st.Link(link.Master); ok && m.Active == l.Name {
-				link.Master += " (active)"
-			}
-		}
-		for _, a := range l.Addrs {
-			link.Addresses = append(link.Addresses, a.Prefix.String())
-		}
-		rep.Links = append(rep.Links, link)
-	}
-	for _, c := range netcfg.Plan(n.want(), st) {
-		rep.Drift = append(rep.Drift, strings.TrimSpace(c.Link()+": "+changeText(c)))
-	}
-	return rep, nil
-}
-
-// purpose says in a word what a link is for.
-func purpose(name string, slot int, depl netcfg.Deployment) string {
-	switch {
-	case slot == slotManagement:
-		return "management"
-	case slot != 0:
-		for _, s := range slotsInterconnect {
-			if s == slot {
-				return "interconnect"
-			}
-		}
-	case name == netcfg.InterconnectBond:
-		return "interconnect"
-	case depl.VLAN != 0 && name == netcfg.DeploymentLink(depl):
-		return "deployment"
-	}
-	return ""
+	return m.Address.Addr(), nil
 }

@@ -40,8 +40,12 @@ func (m Module) Config() Config {
 	if m.ManagementPort.Name != "" {
 		c.Links = append(c.Links, managementLink(m.ManagementPort, m.Management))
 	}
-	if m.FramePort.Name != "" && m.FrameLink.IsValid() {
-		c.Links = append(c.Links, Link{Name: m.FramePort.Name, Kind: Physical, MAC: m.FramePort.MAC, Addrs: []netip.Prefix{m.FrameLink}})
+	if m.FramePort.Name != "" {
+		l := Link{Name: m.FramePort.Name, Kind: Physical, MAC: m.FramePort.MAC}
+		if m.FrameLink.IsValid() {
+			l.Addrs = []netip.Prefix{m.FrameLink}
+		}
+		c.Links = append(c.Links, l)
 	}
 	if len(m.InterconnectPorts) == 0 {
 		return c

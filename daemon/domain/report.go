@@ -62,6 +62,11 @@ func (h Health) Summary() HealthSummary {
 type NetReport struct {
 	Links []NetLink `json:"links"`
 	Drift []string  `json:"drift"` // changes that the next round would make; empty is good
+
+	Ports    []NetPort   `json:"ports"`
+	Bond     *NetBond    `json:"bond,omitempty"`
+	Warnings []string    `json:"warnings"` // what somebody should look after
+	Settings NetSettings `json:"settings"`
 }
 
 // NetLink is one link.

@@ -25,16 +25,21 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
 )
 
-// Config is what a Server stands on. Every field is needed but SetupCode, Now and UsersChanged.
+// Config is what a Server stands on. Every field is needed but Network, Hardware, Metrics, SetupCode, Now and UsersChanged.
 type Config struct {
 	Store     *cluster.Store
 	Library   Library
 	Deployer  Deployer
 	Appliance Appliance
+	Network   Network             // nil where the network is not the appliance's to change
+	Hardware  Hardware            // nil where there is no frame
+	Metrics   prometheus.Gatherer // nil: none are served
 	Info      func() Info
 	// Attributes extracts the custom attributes from a plan script's text.
 	Attributes func(content string) ([]domain.ScriptAttribute, error)
@@ -52,6 +57,7 @@ type Server struct {
 	handler    http.Handler
 	sessions   *sessions
 	hasher     *hasher
+	scrapers   *scrapers
 	logins     *limiter
 	setups     *limiter
 	setupMark  *cluster.Value[setupDone]
@@ -67,7 +73,7 @@ func New(cfg Config) *Server {
 		cfg.UsersChanged = func() {}
 	}
 	s := &Server{
-		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now), hasher: newHasher(),
+		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now), hasher: newHasher(), scrapers: newScrapers(cfg.Now),
 		logins: newLimiter(cfg.Now), setups: newLimiter(cfg.Now),
 		setupMark: cluster.NewValue[setupDone](cfg.Store.Client, "setup"),
 	}
@@ -108,6 +114,7 @@ func (s *Server) serve(ctx context.Context, ln net.Listener, config *tls.Config)
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          log.New(logWriter{s.Log}, "", 0),
+		ConnContext:       connContext,
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
 	srv.Protocols = new(http.Protocols)
