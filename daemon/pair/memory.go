@@ -17,6 +17,8 @@ type GroupMemory struct {
 	Joined bool `json:"joined"` // all volumes have been connected since their legs came up
 	Owner  Side `json:"owner"`  // of the record, when it last changed
 
+	Epoch uint64 `json:"epoch"` // of the record, when it last changed
+
 	Moved    since `json:"moved"`    // the owner changed, as seen from here
 	Apart    since `json:"apart"`    // no volume is connected
 	Together since `json:"together"` // all volumes are in sync, both sides say so
@@ -98,6 +100,9 @@ func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 		m.Moved = since(max(now, 1)) // the first look counts: what was before it is not known
 		m.Owner = g.Record.Owner
 	}
+	if g.Record.Epoch != m.Epoch { // whoever yielded may be about to drop its legs
+		m.Epoch, m.Together = g.Record.Epoch, 0
+	}
 	if f.missing {
 		m.Joined = false
 	} else if f.allLinked {
@@ -127,6 +132,7 @@ func (m *Memory) Report(g *Group) Report {
 	f := digest(g)
 	gm := m.Groups[g.Number]
 	return Report{
-		Intact: gm != nil && gm.Intact, Primary: f.primary, Frozen: f.frozen, Usable: f.usable, InSync: f.inSync,
+		Intact: gm != nil && gm.Intact, Primary: f.primary, Frozen: f.frozen, Usable: f.usable && !f.stuck,
+		InSync: f.inSync && !f.stuck && g.Healthy,
 	}
 }

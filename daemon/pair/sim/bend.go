@@ -7,31 +7,40 @@ import (
 )
 
 // bend breaks a rule in what the planner said, when the run asks for it.
-func (n *node) bend(v *pair.View, batch []pair.Action) []pair.Action {
-	g := batch[0].Group
-	if g == 0 {
-		return batch
-	}
-	switch n.w.cfg.Break {
-	case ThawFirst:
-		if i := slices.IndexFunc(batch, func(a pair.Action) bool { return a.Op == pair.AnswerWon }); i > 0 {
-			batch = slices.Clone(batch)
-			slices.SortStableFunc(batch, func(a, b pair.Action) int { return rank(a) - rank(b) })
-		}
-	case ThawUndetached:
+func (n *node) bend(batch []pair.Action) []pair.Action {
+	if n.w.cfg.Break == ThawUndetached {
 		batch = slices.DeleteFunc(slices.Clone(batch), func(a pair.Action) bool { return a.Op == pair.DetachForce })
 	}
 	return batch
 }
 
-func rank(a pair.Action) int {
-	if a.Op == pair.AnswerWon {
-		return 0
+// unasked adds what the planner would not do.
+func (n *node) unasked(v *pair.View) {
+	for g := range groups {
+		if n.busy[g+1] || n.mustRead[g] {
+			continue
+		}
+		switch r := v.Groups[g].Record; n.w.cfg.Break {
+		case ClearEarly: // the grant goes back as soon as it was won
+			if r.Survivor == n.side && n.vols[g][0].primary {
+				n.start(v, []pair.Action{{Op: pair.ClearGrant, Group: g + 1}})
+			}
+		case ThawFirst: // whoever asks gets its answer, the grant may come later
+			var batch []pair.Action
+			for i, o := range n.vols[g] {
+				if o.asking {
+					batch = append(batch, pair.Action{Op: pair.AnswerWon, Group: g + 1, Volume: ids[i]})
+				}
+			}
+			if batch != nil {
+				n.start(v, append(batch, pair.Action{Op: pair.WinGrant, Group: g + 1}))
+			}
+		}
 	}
-	return 1
 }
 
-// bent changes what the node sees or does at a tick.
+// breakBoot makes the groups that are at home here primary at the start of the
+// daemon, whoever else may serve them.
 func (n *node) breakBoot() {
 	if n.w.cfg.Break != PromoteOnBoot {
 		return

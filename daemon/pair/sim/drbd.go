@@ -647,6 +647,7 @@ func (v *vol) submit(r *request) {
 		return
 	}
 	if !r.local && v.disk >= pair.Inconsistent {
+		v.hot |= bit(r.block) // the log goes first: without it nothing is written or sent
 		v.localWrite(r)
 	} else {
 		r.local = true
@@ -718,7 +719,6 @@ func (v *vol) localWrite(r *request) {
 		})
 		return
 	}
-	v.hot |= bit(r.block)
 	v.cur[r.block] = r.version
 	r.local = true
 }

@@ -301,22 +301,28 @@ func (n *node) plan() {
 		for k < len(actions) && actions[k].Group == g {
 			k++
 		}
-		batch := n.bend(v, actions[:k])
+		batch := n.bend(actions[:k])
 		actions = actions[k:]
-		if g == 0 && n.busy[0] {
-			continue
+		if len(batch) > 0 && !n.busy[g] {
+			n.start(v, batch)
 		}
-		n.busy[g] = true
-		if n.w.cfg.Trace != nil {
-			n.w.trace("%v plans %v", n.side, batch)
-		}
-		b := &batchRun{n: n, gen: n.daemonGen, g: g - 1, actions: batch}
-		if g > 0 {
-			b.record = v.Groups[g-1].Record
-			for i, o := range n.vols[g-1] {
-				b.asks[i] = o.ask
-			}
-		}
-		b.next()
 	}
+	n.unasked(v)
+}
+
+// start begins to carry out the actions of one group.
+func (n *node) start(v *pair.View, batch []pair.Action) {
+	g := batch[0].Group
+	n.busy[g] = true
+	if n.w.cfg.Trace != nil {
+		n.w.trace("%v plans %v", n.side, batch)
+	}
+	b := &batchRun{n: n, gen: n.daemonGen, g: g - 1, actions: batch}
+	if g > 0 {
+		b.record = v.Groups[g-1].Record
+		for i, o := range n.vols[g-1] {
+			b.asks[i] = o.ask
+		}
+	}
+	b.next()
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var (
@@ -79,5 +81,40 @@ func TestSeeds(t *testing.T) {
 	t.Logf("%d seeds in %.1f s, %.0f seeds/s; %+v", ran, took.Seconds(), float64(ran)/took.Seconds(), sum)
 	if failed != nil {
 		replay(t, failed.Seed, Sound, 120)
+	}
+}
+
+// The checks must see a broken rule within a thousand seeds.
+func TestBrokenRulesAreCaught(t *testing.T) {
+	for b := IgnoreGrant; b <= ThawUndetached; b++ {
+		t.Run(b.String(), func(t *testing.T) {
+			ran, _, failed := sweep(1, 1000, b)
+			if failed == nil {
+				t.Fatalf("%d seeds, and nobody noticed", ran)
+			}
+			t.Logf("after %d seeds: %v", ran, failed)
+		})
+	}
+}
+
+func TestSameSeedSameRun(t *testing.T) {
+	run := func() (lines []string, st Stats) {
+		st, err := Run(Config{Seed: 7, Trace: func(s string) { lines = append(lines, s) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lines, st
+	}
+	a, sa := run()
+	b, sb := run()
+	if d := cmp.Diff(a, b); d != "" {
+		t.Errorf("two runs of one seed differ:\n%s", d)
+	}
+	if d := cmp.Diff(sa, sb); d != "" {
+		t.Errorf("statistics differ:\n%s", d)
+	}
+	c, err := Run(Config{Seed: 7})
+	if err != nil || c != sa {
+		t.Errorf("without a trace: %+v, %v, want %+v", c, err, sa)
 	}
 }

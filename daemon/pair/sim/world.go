@@ -26,12 +26,17 @@ const (
 	IgnoreGrant          // a lost compare-and-swap counts as won
 	ThawFirst            // the fence handler is answered before the grant is won
 	PromoteOnBoot        // whoever boots as owner becomes primary without asking
-	ClearEarly           // the grant is cleared before the resync has ended
+	ClearEarly           // the grant is cleared while the partner's legs are behind
 	SkipReset            // servers are not reset
 	SkipDisown           // legs with older data are attached as they are
 	ThawUndetached       // a loser resumes its I/O with the leg still attached
 	BoldTakeover         // silence alone is enough, at once
 )
+
+func (b Break) String() string {
+	return [...]string{"sound", "ignore the grant", "thaw before winning", "promote on boot", "clear before the resync",
+		"skip the reset", "skip the disowning", "resume without detach"}[b]
+}
 
 // Config is what a run consists of.
 type Config struct {
