@@ -64,6 +64,7 @@ type Daemon struct {
 	mgmt    netcfg.Management // as set by the frame; zero: DHCP
 	depl    netcfg.Deployment // zero: no deployment network
 	net     *network
+	hw      *hardware
 	disk    storage.Disk
 	node    *cluster.Node
 	state   *cluster.Store
@@ -88,6 +89,8 @@ func Run(ctx context.Context, cfg Config) error {
 		d.net = newNetwork(d)
 		g.Go(func() error { return d.net.run(ctx) })
 	}
+	d.hw = newHardware(d)
+	g.Go(func() error { return d.hw.run(ctx) })
 	if err := d.prepareDisk(ctx); err != nil {
 		return err
 	}
@@ -110,6 +113,7 @@ func Run(ctx context.Context, cfg Config) error {
 	d.board.set("domain state", domain.StatusOK, "one voter", "")
 
 	engine := task.New(d.state.Tasks, d.log.With("part", "tasks"))
+	d.hw.register(engine)
 	d.role = newStorageRole(d)
 	store, err := artifact.OpenStore(filepath.Join(cfg.State, "artifacts"), localReserve)
 	if err != nil {
@@ -145,7 +149,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return run(ctx)
 		}
 	}
-	g.Go(behindREST(d.role.run))
+	g.Go(behindREST(d.hw.inPlace(d.role.run)))
 	g.Go(behindREST(func(ctx context.Context) error {
 		select {
 		case <-d.role.settled:
@@ -154,7 +158,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return nil
 		}
 	}))
-	g.Go(behindREST(d.boot))
+	g.Go(behindREST(d.hw.inPlace(d.boot)))
 	g.Go(behindREST(deployer.KeepTrash))
 	g.Go(behindREST(func(ctx context.Context) error {
 		ready()
@@ -169,7 +173,7 @@ func Run(ctx context.Context, cfg Config) error {
 	server := rest.New(rest.Config{
 		Store: d.state, Library: lib, Deployer: deployer, Appliance: report{d}, Info: d.info, Attributes: scriptAttributes,
 		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"), UsersChanged: func() { wake(users) },
-		Network: d.networkControl(),
+		Network: d.networkControl(), Hardware: d.hw, Metrics: d.hw.metrics(),
 	})
 	d.serveConsole(ctx, g, server, users)
 
@@ -184,6 +188,7 @@ func Run(ctx context.Context, cfg Config) error {
 	close(answering)
 	d.cfg.Console("REST ready https://%s", listener.Addr())
 	ready()
+	d.hw.started()
 	d.log.Info("appliance ready", "address", listener.Addr().String(), "version", cfg.Version)
 	return g.Wait()
 }

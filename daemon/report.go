@@ -31,7 +31,7 @@ func (r report) Health(context.Context) domain.Health {
 }
 
 // Inventory implements rest.Appliance.
-func (r report) Inventory(context.Context) any { return r.d.inv }
+func (r report) Inventory(context.Context) any { return r.d.hw.Document() }
 
 // Network implements rest.Appliance.
 func (r report) Network(ctx context.Context) any {

@@ -71,6 +71,7 @@ type ServerHardware struct {
 	LastSeen      string   `json:"lastSeen,omitempty"`
 	LastSeenAs    string   `json:"lastSeenAs,omitempty"` // what it did: "DHCP from iPXE", "boot script", ...
 	Discovered    bool     `json:"discovered"`           // seen on the network before anybody registered it
+	PowerState    string   `json:"powerState,omitempty"` // On, Off, PoweringOn, PoweringOff; told by the frame manager, not stored
 }
 
 // EntityID implements Entity.

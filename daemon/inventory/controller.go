@@ -28,7 +28,12 @@ func (k *Keeper) keepController(ctx context.Context) {
 		if errors.Is(err, fs.ErrNotExist) {
 			k.settle() // the firmware's word must do
 			k.fault("controller", nil)
-			sleep(ctx, retryAbsent)
+			late, cancel := context.WithTimeout(ctx, retryAbsent)
+			select {
+			case <-late.Done():
+			case <-k.appeared:
+			}
+			cancel()
 			continue
 		}
 		if err == nil {

@@ -74,6 +74,7 @@ type Keeper struct {
 	cfg      Config
 	notes    chan ipmi.Event
 	managers chan hw.FrameManager // buffered by one: the one to follow
+	appeared chan struct{}        // buffered by one: a controller came
 	placed   chan struct{}        // closed when the module's place is sure, or cannot become surer
 	once     sync.Once
 
@@ -113,7 +114,7 @@ func New(cfg Config, inv hw.Inventory) *Keeper {
 	}
 	return &Keeper{
 		cfg: cfg, inv: inv, changed: cfg.Now(), faults: map[string]error{},
-		notes: make(chan ipmi.Event, 64), placed: make(chan struct{}), managers: make(chan hw.FrameManager, 1),
+		notes: make(chan ipmi.Event, 64), placed: make(chan struct{}), managers: make(chan hw.FrameManager, 1), appeared: make(chan struct{}, 1),
 	}
 }
 
@@ -178,6 +179,12 @@ func (k *Keeper) followDevices(ctx context.Context) {
 			err := k.cfg.Follow(ctx, signal, func(e uevent.Event) {
 				if concerns(e) {
 					signal()
+				}
+				if e.Subsystem == "ipmi" && e.Action == "add" {
+					select {
+					case k.appeared <- struct{}{}:
+					default:
+					}
 				}
 			})
 			if err != nil && ctx.Err() == nil {

@@ -22,7 +22,7 @@ func (s *Server) listHardware(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return serveList(s, w, r, "server-hardware", domain.ServerHardwares,
-		views(all, func(h domain.ServerHardware) domain.ServerHardware { return viewHardware(h, profiles) }))
+		views(all, func(h domain.ServerHardware) domain.ServerHardware { return s.withPower(viewHardware(h, profiles)) }))
 }
 
 func (s *Server) getHardware(w http.ResponseWriter, r *http.Request) error {
@@ -40,9 +40,9 @@ func (s *Server) serveHardware(w http.ResponseWriter, r *http.Request, h domain.
 		return err
 	}
 	if status == http.StatusCreated {
-		return s.created(w, h.URI, viewHardware(h, profiles))
+		return s.created(w, h.URI, s.withPower(viewHardware(h, profiles)))
 	}
-	return s.ok(w, viewHardware(h, profiles))
+	return s.ok(w, s.withPower(viewHardware(h, profiles)))
 }
 
 // takeHardware makes what is stored out of what was sent.
