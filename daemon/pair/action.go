@@ -36,9 +36,13 @@ const (
 	// Promote makes Volume primary. The fence handler, which DRBD calls when
 	// there is no connection, is answered "won" if Alone is set (a WinGrant went
 	// before in the same batch) and "lost" if it is not, so that a connection
-	// that was lost on the way makes it fail. Alone flushes the leg first: a
-	// server's flush that the dead owner had confirmed may be here in memory only.
+	// that was lost on the way makes it fail.
 	Promote
+	// Flush writes the caches of the group's legs to the disk (the legs, as a
+	// secondary DRBD device cannot be opened). It goes before the grant of a
+	// takeover: a server's flush that the dead owner had confirmed may be here
+	// in memory only, and from the grant on this is the copy that counts.
+	Flush
 	// Demote flushes Volume (fsync of the device, so that both legs have on
 	// disk what was acknowledged) and makes it secondary.
 	Demote
@@ -82,7 +86,7 @@ const (
 
 var opNames = [...]string{
 	"WinGrant", "ClearGrant", "YieldGrant", "HandOver", "PowerFence", "AnswerWon", "AnswerLost", "ForceDisconnect",
-	"Promote", "Demote", "Connect", "BringUp", "TakeDown", "Outdate", "DetachForce", "ResumeIO", "Export", "Unexport",
+	"Promote", "Flush", "Demote", "Connect", "BringUp", "TakeDown", "Outdate", "DetachForce", "ResumeIO", "Export", "Unexport",
 	"AddPortal", "RemovePortal", "Announce", "Tickle", "ResetServers", "HoldService", "DropService", "Quarantine",
 }
 

@@ -80,6 +80,7 @@ func (p *planner) complete() bool {
 		return true
 	}
 	p.each(ForceDisconnect, func(v *Volume) bool { return !v.Primary && v.Conn != StandAlone })
+	p.do(Flush)
 	p.do(WinGrant)
 	p.expose(true)
 	return true

@@ -173,6 +173,7 @@ func (p *planner) takeAlone() {
 		p.do(PowerFence)
 	}
 	p.each(ForceDisconnect, func(v *Volume) bool { return v.Conn != StandAlone })
+	p.do(Flush)
 	p.do(WinGrant)
 	p.reset()
 	p.expose(true)

@@ -218,7 +218,6 @@ func (v *vol) promote(alone bool) bool {
 	if !alone || v.disk != pair.UpToDate && v.disk != pair.Consistent {
 		return false
 	}
-	v.stable = v.cur
 	v.primary, v.primaryInd, v.frozen, v.asking = true, true, false, false
 	v.bitmap |= v.unflushed
 	v.unflushed = 0

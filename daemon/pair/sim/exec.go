@@ -163,6 +163,13 @@ func (n *node) apply(b *batchRun, a pair.Action) bool {
 		v.leave(pair.StandAlone)
 	case pair.Promote:
 		return v.promote(a.Alone)
+	case pair.Flush:
+		if n.diskStuck || n.diskBad {
+			return false
+		}
+		for _, o := range n.vols[g] {
+			o.stable, o.resynced = o.cur, 0
+		}
 	case pair.Demote:
 		return v.demote()
 	case pair.Connect:
