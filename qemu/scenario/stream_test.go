@@ -60,32 +60,53 @@ func TestFrameStreams(t *testing.T) {
 	tell("BIOS", s.biosServer)
 	tell("VendorBundle", s.vendorBundle)
 
-	tell("PowerCutOfTheAppliance", func(t *testing.T) {
-		servers := []*qemu.Bay{s.running(t, 1), s.running(t, 2)}
-		// A server that was switched off has a session until its target notices;
-		// only those of the two that run have to come back.
-		state := func() map[string][]string {
-			all := s.snapshot(t)
-			maps.DeleteFunc(all, func(what string, _ []string) bool {
-				return strings.HasPrefix(what, "sessions of ") && what != "sessions of web-1" && what != "sessions of web-2"
-			})
-			return all
-		}
-		before := state()
-		marks := []int64{servers[0].Console().Mark(), servers[1].Console().Mark()}
-		s.Appliance().PowerOff()
-		must(t, s.Appliance().PowerOn(qemu.Context(t, 10*time.Second)))
-		must(t, s.Setup(qemu.Context(t, time.Minute))) // logs in again
-		s.waitHealth(t, qemu.Context(t, time.Minute))
-		for i, b := range servers {
-			waitWrites(t, b, 50)
-			// As long as a boot takes, and the initiator's patience on top.
-			checkIO(t, b, marks[i], qemu.Deadline(time.Minute))
-		}
-		if diff := cmp.Diff(before, state()); diff != "" {
-			t.Errorf("the state before and after (-before +after):\n%s", diff)
-		}
+	tell("PlannedPowerOffOfTheAppliance", func(t *testing.T) {
+		s.applianceGoes(t, func(a *qemu.Bay) {
+			mark := a.Console().Mark()
+			must(t, a.PowerButton(qemu.Context(t, 10*time.Second)))
+			must(t, a.WaitOff(qemu.Context(t, time.Minute)))
+			said := a.Console().Since(mark)
+			if !shutdownOrder.MatchString(said) {
+				t.Errorf("the console does not show the order %v:\n%s", shutdownOrder, said)
+			}
+		})
 	})
+	tell("PowerCutOfTheAppliance", func(t *testing.T) {
+		s.applianceGoes(t, (*qemu.Bay).PowerOff)
+	})
+}
+
+// shutdownOrder is how the volumes' side of an appliance ends.
+var shutdownOrder = regexp.MustCompile(`(?s)shutdown: portal withdrawn\s.*shutdown: \d+ targets removed\s.*shutdown: [1-9]\d* volumes down\s` +
+	`.*shutdown: pool down\s.*shutdown: all is on the disk\s`)
+
+// applianceGoes lets the appliance end below two servers that write, and come
+// back. All that was acknowledged must be there.
+func (s *site) applianceGoes(t *testing.T, end func(*qemu.Bay)) {
+	servers := []*qemu.Bay{s.running(t, 1), s.running(t, 2)}
+	// A server that was switched off has a session until its target notices;
+	// only those of the two that run have to come back.
+	state := func() map[string][]string {
+		all := s.snapshot(t)
+		maps.DeleteFunc(all, func(what string, _ []string) bool {
+			return strings.HasPrefix(what, "sessions of ") && what != "sessions of web-1" && what != "sessions of web-2"
+		})
+		return all
+	}
+	before := state()
+	marks := []int64{servers[0].Console().Mark(), servers[1].Console().Mark()}
+	end(s.Appliance())
+	must(t, s.Appliance().PowerOn(qemu.Context(t, 10*time.Second)))
+	must(t, s.Setup(qemu.Context(t, time.Minute))) // logs in again
+	s.waitHealth(t, qemu.Context(t, time.Minute))
+	for i, b := range servers {
+		waitWrites(t, b, 50)
+		// As long as a boot takes, and the initiator's patience on top.
+		checkIO(t, b, marks[i], qemu.Deadline(time.Minute))
+	}
+	if diff := cmp.Diff(before, state()); diff != "" {
+		t.Errorf("the state before and after (-before +after):\n%s", diff)
+	}
 }
 
 // daemonKilled is what SIGKILL does to the daemon while servers write: idle,
