@@ -89,7 +89,9 @@ func (t *Trial) Confirm(at netip.Addr, connected, now time.Time, lent netip.Addr
 	m := *t.next
 	ours := at == m.Address.Addr() || at == m.Address6.Addr() || !m.Address.IsValid() && at == lent
 	switch {
-	case !at.IsValid() || !ours:
+	case !at.IsValid():
+		return Management{}, errors.New("this request did not come over the network: confirm with one to the new address, which proves that it can be reached")
+	case !ours:
 		return Management{}, fmt.Errorf("this request came in on %v: confirm with one to the new address, which proves that it can be reached", at)
 	case connected.Before(t.began):
 		return Management{}, errors.New("this connection is older than the change: confirm over a new one, which proves that one can be made")

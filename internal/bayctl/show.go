@@ -152,73 +152,6 @@ func served(s domain.StorageReport) int {
 	return n
 }
 
-func (a *app) hwCmd() *cobra.Command {
-	return simple(a, "hw", "Hardware of the appliance", "/rest/baystream/hw", func(w io.Writer, v map[string]any) {
-		tree(w, v, "")
-	})
-}
-
-// tree prints nested JSON as an indented tree with sorted keys.
-func tree(w io.Writer, v any, indent string) {
-	switch v := v.(type) {
-	case map[string]any:
-		for _, k := range sortedKeys(v) {
-			switch v[k].(type) {
-			case map[string]any, []any:
-				fmt.Fprintf(w, "%s%s\n", indent, k)
-				tree(w, v[k], indent+"  ")
-			default:
-				fmt.Fprintf(w, "%s%-18s %v\n", indent, k, number(v[k]))
-			}
-		}
-	case []any:
-		for i, e := range v {
-			m, ok := e.(map[string]any)
-			if !ok {
-				fmt.Fprintf(w, "%s- %v\n", indent, number(e))
-				continue
-			}
-			name, _ := m["name"].(string)
-			if name == "" {
-				name = fmt.Sprint(i + 1)
-			}
-			fmt.Fprintf(w, "%s%s\n", indent, name)
-			delete(m, "name")
-			tree(w, m, indent+"  ")
-		}
-	}
-}
-
-// number keeps large whole numbers out of the exponent form.
-func number(v any) any {
-	if f, ok := v.(float64); ok && f == float64(int64(f)) {
-		return int64(f)
-	}
-	return v
-}
-
-func (a *app) netCmd() *cobra.Command {
-	return simple(a, "net", "Network of the appliance", "/rest/baystream/net", func(w io.Writer, v domain.NetReport) {
-		show(w, v.Links, []any{"link", "kind", "for", "slot", "mac", "mtu", "state", "in", "addresses"}, func(l domain.NetLink) []any {
-			state := "down"
-			if l.Up {
-				state = "up"
-				if !l.Carrier {
-					state = "no carrier"
-				}
-			}
-			slot := any("")
-			if l.Slot > 0 {
-				slot = l.Slot
-			}
-			return []any{l.Name, l.Kind, l.Purpose, slot, l.MAC, l.MTU, state, l.Master, strings.Join(l.Addresses, " ")}
-		})
-		for _, d := range v.Drift {
-			fmt.Fprintln(w, "differs from what is wanted:", d)
-		}
-	})
-}
-
 func (a *app) storageCmd() *cobra.Command {
 	return simple(a, "storage", "Pool, golden images and volumes as the kernel sees them", "/rest/baystream/storage",
 		func(w io.Writer, v domain.StorageReport) {
@@ -346,12 +279,12 @@ func pickVolume(all []domain.OSVolume, key string, trash bool) (string, error) {
 }
 
 func (a *app) serversCmd() *cobra.Command {
-	cmd := listing(a, "servers", "Compute modules", domain.ServerHardwares, []any{"name", "serial", "uuid", "address", "profile", "last seen"}, func(s domain.ServerHardware) []any {
+	cmd := listing(a, "servers", "Compute modules", domain.ServerHardwares, []any{"name", "power", "serial", "uuid", "address", "profile", "last seen"}, func(s domain.ServerHardware) []any {
 		seen := s.LastSeen
 		if s.LastSeenAs != "" {
 			seen += " (" + s.LastSeenAs + ")"
 		}
-		return []any{s.Name, s.SerialNumber, s.UUID, s.Address, s.ServerProfile, seen}
+		return []any{s.Name, s.PowerState, s.SerialNumber, s.UUID, s.Address, s.ServerProfile, seen}
 	})
 	return cmd
 }
