@@ -286,6 +286,7 @@ func (a *app) serversCmd() *cobra.Command {
 		}
 		return []any{s.Name, s.PowerState, s.SerialNumber, s.UUID, s.Address, s.ServerProfile, seen}
 	})
+	cmd.AddCommand(a.powerCmd())
 	return cmd
 }
 
