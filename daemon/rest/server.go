@@ -44,7 +44,10 @@ type Config struct {
 	// Attributes extracts the custom attributes from a plan script's text.
 	Attributes func(content string) ([]domain.ScriptAttribute, error)
 	CA         []byte // the domain's CA certificate, PEM; served to anybody
-	SetupCode  string // makes the first administrator; void once there is one; empty: no set-up over REST
+	// Membership is the domain and its modules; nil on a host that can be in none.
+	Membership Membership
+	Lead       func() Leadership // nil: this appliance is always the active one
+	SetupCode  string            // makes the first administrator; void once there is one; empty: no set-up over REST
 	Log        *slog.Logger
 	Now        func() time.Time // time.Now if nil
 	// UsersChanged, if not nil, is called after each change of users.
@@ -77,7 +80,7 @@ func New(cfg Config) *Server {
 		logins: newLimiter(cfg.Now), setups: newLimiter(cfg.Now),
 		setupMark: cluster.NewValue[setupDone](cfg.Store.Client, "setup"),
 	}
-	s.handler = s.guard(s.routes())
+	s.handler = s.guard(s.standby(s.routes()))
 	return s
 }
 
