@@ -196,10 +196,12 @@ func (k *Keeper) followDevices(ctx context.Context) {
 	tick := time.NewTicker(resync)
 	defer tick.Stop()
 	for {
+		at := time.Time{} // of the first event
 		select {
 		case <-ctx.Done():
 			return
 		case <-wake:
+			at = k.cfg.Now()
 			sleep(ctx, settleTime)
 			select { // those that came meanwhile are seen now
 			case <-wake:
@@ -207,7 +209,7 @@ func (k *Keeper) followDevices(ctx context.Context) {
 			}
 		case <-tick.C:
 		}
-		k.probe()
+		k.probe(at)
 	}
 }
 
@@ -228,8 +230,9 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// probe reads the devices and tells what came and went.
-func (k *Keeper) probe() {
+// probe reads the devices and tells what came and went, and how long after the
+// kernel said so.
+func (k *Keeper) probe(event time.Time) {
 	inv, err := hw.Probe(k.cfg.Root)
 	if k.fault("hardware", err) && err != nil {
 		k.cfg.Log.Warn("hardware", "err", err)
@@ -246,8 +249,12 @@ func (k *Keeper) probe() {
 	if !differs {
 		return
 	}
+	var after time.Duration
+	if !event.IsZero() {
+		after = k.cfg.Now().Sub(event)
+	}
 	for _, c := range compare(old, inv) {
-		k.cfg.Log.Info("hardware changed", "what", c.what, "name", c.name, "change", c.change)
+		k.cfg.Log.Info("hardware changed", "what", c.what, "name", c.name, "change", c.change, "after", after)
 		if c.what == "disk" && c.change != "changed" {
 			kind := ipmi.DiskFailed
 			if c.change == "added" {
