@@ -37,14 +37,13 @@ type Built struct {
 }
 
 // Build makes an image in dir: bzImage, vmlinux, initramfs, cmdline and
-// manifest.json. Parts that would come out the same stay untouched, so a build
-// after no change takes a fraction of a second.
+// manifest.json. Parts that would come out the same stay untouched.
 //
 // The initramfs is two archives one after the other, which the kernel unpacks
 // both. The first has what must be there to begin with: the skeleton, the first
-// process, the modules to mount the other one with. The second holds one file,
-// a squashfs of all that is below /usr. They are not packed as a whole: the
-// kernel would unpack everything at every boot, and keep it in memory.
+// process, the modules to mount the other one with; it is a zstd frame. The
+// second holds one file, a squashfs of all that is below /usr, which stays
+// packed: else the kernel would unpack it at every boot, and keep it in memory.
 func Build(ctx context.Context, spec Spec, dir string) (*Built, error) {
 	b := builder{spec: spec.withDefaults(), dir: dir}
 	if err := b.build(ctx); err != nil {
@@ -158,24 +157,23 @@ func (b *builder) initramfs(k *Kernel, debs map[string]*Deb) ([]byte, []Frame, e
 	if err != nil {
 		return nil, nil, err
 	}
-	var all bytes.Buffer
-	var frames []Frame
-	for _, archive := range []struct {
-		name  string
-		files []File
-		plain int64
-	}{
-		{"boot", slices.Concat(boot, early), 0},
-		{"usr", []File{{Path: UsrImage, Mode: 0o400, Data: packed}}, sizeOf(usr)},
-	} {
-		start := all.Len()
-		if err := Pack(&all, archive.files); err != nil {
-			return nil, nil, fmt.Errorf("archive %s: %w", archive.name, err)
-		}
-		size := int64(all.Len() - start)
-		frames = append(frames, Frame{Name: archive.name, Size: size, PlainSize: max(size, archive.plain)})
+	var first, second bytes.Buffer
+	if err := Pack(&first, slices.Concat(boot, early)); err != nil {
+		return nil, nil, fmt.Errorf("archive boot: %w", err)
 	}
-	return all.Bytes(), frames, nil
+	if err := Pack(&second, []File{{Path: UsrImage, Mode: 0o400, Data: packed}}); err != nil {
+		return nil, nil, fmt.Errorf("archive usr: %w", err)
+	}
+	compressed, err := Compress(first.Bytes())
+	if err != nil {
+		return nil, nil, err
+	}
+	// The kernel looks for the second archive at a multiple of four.
+	compressed = append(compressed, make([]byte, -len(compressed)&3)...)
+	return append(compressed, second.Bytes()...), []Frame{
+		{Name: "boot", Size: int64(len(compressed)), PlainSize: int64(first.Len())},
+		{Name: "usr", Size: int64(second.Len()), PlainSize: sizeOf(usr)},
+	}, nil
 }
 
 // split takes what is below /usr out of files, with paths from there.

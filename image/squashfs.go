@@ -18,7 +18,7 @@ import (
 const (
 	squashMagic     = 0x73717368
 	squashLZ4       = 5
-	squashBlockLog  = 16 // of the size of a data block: what one read unpacks
+	squashBlockLog  = 17 // of the size of a data block: what one read unpacks
 	squashBlock     = 1 << squashBlockLog
 	squashMeta      = 8192 // bytes in a block of a table
 	squashPlainMeta = 1 << 15
@@ -41,7 +41,7 @@ type squashSuper struct {
 }
 
 // Squash returns files as one squashfs file system: read-only, each block of
-// 64 KiB packed with lz4 and unpacked when it is read. What holds for Pack
+// 128 KiB packed with lz4 and unpacked when it is read. What holds for Pack
 // holds here, too: order does not matter, parents are added, owner is root,
 // times are zero. There are no devices in it.
 func Squash(files []File) ([]byte, error) {
