@@ -111,6 +111,7 @@ func (a *app) statusCmd() *cobra.Command {
 				Health  domain.Health        `json:"health"`
 				Cluster domain.ClusterReport `json:"cluster"`
 				Storage domain.StorageReport `json:"storage"`
+				Votes   *domain.VotesReport  `json:"votes,omitempty"`
 			}
 			ctx := cmd.Context()
 			if _, err := c.do(ctx, http.MethodGet, "/rest/baystream/health", nil, &v.Health); err != nil {
@@ -120,6 +121,9 @@ func (a *app) statusCmd() *cobra.Command {
 				return err
 			}
 			if _, err := c.do(ctx, http.MethodGet, "/rest/baystream/storage", nil, &v.Storage); err != nil {
+				return err
+			}
+			if v.Votes, err = fetchVotes(ctx, c); err != nil {
 				return err
 			}
 			return a.print(v, func(w io.Writer) {
@@ -135,7 +139,12 @@ func (a *app) statusCmd() *cobra.Command {
 					}
 				}
 				rows(w, []any{"part", "status", "detail"}, lines)
-				fmt.Fprintf(w, "\nvotes: %s\n", v.Cluster.Verdict)
+				fmt.Fprintln(w)
+				if v.Votes != nil {
+					showVotes(w, *v.Votes)
+				} else {
+					fmt.Fprintf(w, "votes: %s\n", v.Cluster.Verdict)
+				}
 				fmt.Fprintf(w, "volumes: %d served of %d; pool %s of %s used\n", served(v.Storage), len(v.Storage.Volumes),
 					size(v.Storage.DataUsed), size(v.Storage.DataBytes))
 			})
