@@ -8,7 +8,7 @@ import "time"
 type Memory struct {
 	Groups map[int]*GroupMemory `json:"groups"`
 	Fenced since                `json:"fenced"` // when the partner's power was last cut by this side
-	Seen   bool                 `json:"seen"`   // a round has passed
+	Heard  since                `json:"heard"`  // when the partner was heard last; 0: never since the boot
 }
 
 // GroupMemory is a Memory's part for one group.
@@ -117,7 +117,7 @@ func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 	switch { // by induction: a primary got there with an intact copy, or with servers that were reset
 	case f.primary && !f.bad:
 		m.Intact = true
-	case f.inSync && (f.peerMain || heard && g.Report.Intact && m.Together.lasted(settleFor, now)):
+	case f.inSync && (f.peerMain || fresh(v) && g.Record.Clean || heard && g.Report.Intact && m.Together.lasted(settleFor, now)):
 		m.Intact = true
 	case !f.usable, g.Record.Survivor == v.Self.Other():
 		m.Intact = false

@@ -8,6 +8,9 @@ func Plan(v *View, m *Memory) []Action {
 		m.Groups = make(map[int]*GroupMemory, len(v.Groups))
 	}
 	p := planner{v: v, m: m, heard: v.Partner.Heard >= 0 && v.Now-v.Partner.Heard <= HeardFor && !v.Partner.Off}
+	if v.Partner.Heard >= 0 {
+		m.Heard = max(m.Heard, since(v.Partner.Heard), 1)
+	}
 	switch v.Standing {
 	case Quarantined, Foreign:
 		return []Action{{Op: Quarantine}}
@@ -21,7 +24,6 @@ func Plan(v *View, m *Memory) []Action {
 		p.group(&v.Groups[i])
 	}
 	p.service()
-	m.Seen = true
 	return p.out
 }
 

@@ -145,8 +145,8 @@ func (p *planner) alone() bool {
 		return false // the owner may have confirmed flushes that never got here
 	case p.v.Partner.Off:
 		return intact || p.lasted(p.k.Idle, aloneOff)
-	case !p.heard && intact:
-		return p.v.Now-p.v.Partner.Heard >= SilentAfter && p.lasted(p.k.Apart, apartFor) && steady
+	case !p.heard && intact && p.m.Heard != 0:
+		return p.v.Now-time.Duration(p.m.Heard) >= SilentAfter && p.lasted(p.k.Apart, apartFor) && steady
 	case !p.heard:
 		return p.lasted(p.k.Idle, aloneLong)
 	case p.g.Report.Primary && !p.g.Report.Frozen:

@@ -341,7 +341,8 @@ func (v *vol) handshake() {
 	}
 	w.seq++
 	for _, x := range []*vol{v, p} {
-		x.session, x.conn, x.virgin, x.crashed = int(w.seq), pair.Connected, false, false
+		x.session, x.conn, x.virgin = int(w.seq), pair.Connected, false
+		x.crashed = x.crashed && (v.disk <= pair.Failed || p.disk <= pair.Failed) // until both are known to be the same
 		x.peerDisk, x.peerRole = x.peer().disk, pair.RoleSecondary
 		if x.peer().primary {
 			x.peerRole = pair.RolePrimary

@@ -28,7 +28,7 @@ func (w *World) schedule() time.Duration {
 // heal ends everything that is still wrong.
 func (w *World) heal() {
 	w.trace("all faults end")
-	w.faulty = false
+	w.faulty, w.lossy = false, false
 	w.net.slow = 0
 	for net := range networks {
 		for a := range 3 {

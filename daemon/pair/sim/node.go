@@ -220,7 +220,7 @@ func (n *node) wakeUp() {
 }
 
 func (n *node) refresh() {
-	if n.w.faulty && n.w.chance(5) {
+	if n.w.lossy && n.w.chance(5) {
 		return // the watch lags
 	}
 	if n.quorum = n.w.store.read(n); n.quorum {

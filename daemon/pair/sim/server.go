@@ -19,12 +19,14 @@ type server struct {
 	arp     *node // who announced the address last
 	waiting bool
 	sent    time.Duration
+	first   time.Duration // when this request was sent the first time
 	op      op
 	opGen   int // of the request on the wire
 
 	acked    [blocks]uint32 // acknowledged, or read since: must not be older any more
 	flushed  [blocks]uint32 // survives a reset
 	lastDone time.Duration
+	gap      time.Duration // the longest time without an answer
 }
 
 type op struct {
@@ -59,7 +61,7 @@ func (s *server) step() {
 	}
 	if !s.waiting {
 		s.choose()
-		s.waiting = true
+		s.waiting, s.first = true, s.w.now
 		s.send()
 		return
 	}
@@ -123,6 +125,7 @@ func (s *server) arrive(n *node, opGen, gen int) {
 		s.w.after(s.w.between(200*us, 3*ms), func() {
 			if s.gen == gen && s.opGen == opGen && n.bootGen == boot && n.awake() && n.portal[s.g] {
 				do()
+				s.gap = max(s.gap, s.w.now-s.sent, s.w.now-s.first)
 				s.waiting, s.lastDone = false, s.w.now
 			}
 		})
@@ -173,7 +176,7 @@ func (s *server) arrive(n *node, opGen, gen int) {
 
 // announced: a gratuitous ARP, which may get lost.
 func (s *server) announced(n *node) {
-	if s.w.faulty && s.w.chance(20) {
+	if s.w.lossy && s.w.chance(20) {
 		return
 	}
 	s.arp = n
@@ -181,7 +184,7 @@ func (s *server) announced(n *node) {
 
 // tickled: the session is reset, and the initiator logs in again.
 func (s *server) tickled(n *node) {
-	if s.arp != n || s.flow == n {
+	if s.arp != n || s.flow == n && !s.waiting {
 		return
 	}
 	gen := s.gen

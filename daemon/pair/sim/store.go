@@ -69,6 +69,9 @@ func (s *store) voter(x pair.Side) bool {
 // election is on its way.
 func (s *store) serves(x pair.Side) bool {
 	if !s.voter(x) {
+		if s.lead && s.majority(s.leader) && s.w.nodes[x].member() && s.w.reach(management, x, s.leader) {
+			s.voters = append(s.voters, x) // joins the new cluster, its old state is dropped
+		}
 		return false
 	}
 	if s.lead && s.majority(s.leader) {
@@ -77,6 +80,12 @@ func (s *store) serves(x pair.Side) bool {
 	s.lead = false
 	s.elect()
 	return false
+}
+
+// force makes x the only voter of a new cluster, by its own copy of the state.
+func (s *store) force(x pair.Side) {
+	s.voters, s.leader, s.lead = []pair.Side{x}, x, true
+	s.w.trace("store: %v goes on alone by order", x)
 }
 
 func (s *store) elect() {
@@ -108,7 +117,7 @@ func (s *store) swap(n *node, g int, revision int64, next pair.Record, done func
 		}
 	}
 	delay := w.between(2*ms, 15*ms)
-	if w.faulty && w.chance(5) {
+	if w.lossy && w.chance(5) {
 		delay += w.upTo(2 * sec)
 	}
 	var apply func()
@@ -128,7 +137,7 @@ func (s *store) swap(n *node, g int, revision int64, next pair.Record, done func
 			w.trace("store: group %d %+v (by %v)", g+1, next, n.side)
 		}
 		back := w.between(1*ms, 5*ms)
-		if w.faulty && w.chance(5) {
+		if w.lossy && w.chance(5) {
 			return // the answer is lost
 		}
 		w.after(back, func() {

@@ -61,7 +61,8 @@ type World struct {
 	nodes   [3]*node // by pair.Side; [0] is the witness
 	servers []*server
 
-	faulty     bool // faults may still come: messages get lost
+	faulty     bool // faults may still come
+	lossy      bool // messages get lost and late meanwhile
 	kinds      string
 	failure    string
 	diskFailed time.Duration // the last time
@@ -91,7 +92,7 @@ func newWorld(cfg Config) *World {
 	if cfg.Voters == 0 {
 		cfg.Voters = 3
 	}
-	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6261797374726561)), faulty: true}
+	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6261797374726561)), faulty: true, lossy: cfg.Script == nil}
 	w.net.init()
 	w.store.init(w)
 	for s := range w.nodes {
@@ -116,6 +117,7 @@ func Run(cfg Config) (Stats, error) {
 	}
 	heal := cfg.Heal
 	if cfg.Script != nil {
+		w.faulty = false
 		w.at(0, func() { cfg.Script(w) })
 	} else {
 		heal = w.schedule()
