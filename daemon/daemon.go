@@ -90,7 +90,6 @@ func Run(ctx context.Context, cfg Config) error {
 		g.Go(func() error { return d.net.run(ctx) })
 	}
 	d.hw = newHardware(d)
-	g.Go(func() error { return d.hw.run(ctx) })
 	if err := d.prepareDisk(ctx); err != nil {
 		return err
 	}
@@ -149,6 +148,7 @@ func Run(ctx context.Context, cfg Config) error {
 			return run(ctx)
 		}
 	}
+	g.Go(behindREST(d.hw.run))
 	g.Go(behindREST(d.hw.inPlace(d.role.run)))
 	g.Go(behindREST(func(ctx context.Context) error {
 		select {
