@@ -34,6 +34,7 @@ import (
 	"baystream/daemon/cluster"
 	"baystream/daemon/deploy"
 	"baystream/daemon/domain"
+	"baystream/daemon/journal"
 	"baystream/daemon/library"
 	"baystream/daemon/pki"
 	"baystream/daemon/plan"
@@ -56,20 +57,22 @@ type Config struct {
 
 // Daemon is a running appliance.
 type Daemon struct {
-	cfg     Config
-	log     *slog.Logger
-	board   *board
-	started time.Time
-	inv     hw.Inventory
-	mgmt    netcfg.Management // as set by the frame; zero: DHCP
-	depl    netcfg.Deployment // zero: no deployment network
-	net     *network
-	hw      *hardware
-	disk    storage.Disk
-	node    *cluster.Node
-	state   *cluster.Store
-	role    *storageRole
-	address atomic.Pointer[netip.Addr] // management address in use
+	cfg           Config
+	log           *slog.Logger
+	board         *board
+	started       time.Time
+	inv           hw.Inventory
+	mgmt          netcfg.Management // as set by the frame; zero: DHCP
+	depl          netcfg.Deployment // zero: no deployment network
+	net           *network
+	hw            *hardware
+	disk          storage.Disk
+	node          *cluster.Node
+	state         *cluster.Store
+	role          *storageRole
+	address       atomic.Pointer[netip.Addr] // management address in use
+	journal       *journal.Journal
+	syslogChanged chan struct{} // buffered by one
 }
 
 // localReserve is what artifacts leave free on the local partition for the
@@ -79,7 +82,7 @@ const localReserve = 160 << 20
 // Run runs the appliance until ctx ends. An error means that it cannot even
 // answer; PID 1 then starts it again.
 func Run(ctx context.Context, cfg Config) error {
-	d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now()}
+	d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now(), syslogChanged: make(chan struct{}, 1)}
 	d.probe()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -96,6 +99,8 @@ func Run(ctx context.Context, cfg Config) error {
 	if d.net != nil {
 		d.net.load(cfg.State)
 	}
+	d.openJournal()
+	g.Go(func() error { return d.journal.Run(ctx) })
 	authority, err := pki.Open(filepath.Join(cfg.State, "tls"), d.name())
 	if err != nil {
 		return err
@@ -176,6 +181,7 @@ func Run(ctx context.Context, cfg Config) error {
 		Network: d.networkControl(), Hardware: d.hw, Metrics: d.hw.metrics(),
 	})
 	d.serveConsole(ctx, g, server, users)
+	g.Go(func() error { return d.forward(ctx) })
 
 	listener, followAddress, err := d.listen(ctx, authority)
 	if err != nil {

@@ -1,13 +1,8 @@
 package daemon
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"io"
-	"os"
-	"strings"
 
 	"baystream/daemon/domain"
 )
@@ -73,44 +68,4 @@ func verdict(voters int) string {
 		return "two voters: losing either stops changes until it is back; a witness in a third frame would prevent that"
 	}
 	return fmt.Sprintf("%d voters: %d may be lost", voters, (voters-1)/2)
-}
-
-// logFiles are the halves of PID 1's log, older first.
-var logFiles = []string{"/run/log/ring.1", "/run/log/ring"}
-
-// Logs implements rest.Appliance: the last lines of the module's log.
-func (r report) Logs(_ context.Context, lines int) (io.ReadCloser, error) {
-	var last []string
-	found := false
-	for _, name := range logFiles {
-		f, err := os.Open(name)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		found = true
-		last, err = tail(f, last, lines)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return nil, err
-		}
-	}
-	if !found {
-		return nil, domain.Errorf(domain.NotFound, "log", "is not kept by this host's PID 1").Fix("Read it with journalctl -u baystreamd.")
-	}
-	return io.NopCloser(strings.NewReader(strings.Join(last, ""))), nil
-}
-
-// tail appends the lines of r to last and keeps the newest n.
-func tail(r io.Reader, last []string, n int) ([]string, error) {
-	sc := bufio.NewScanner(r)
-	sc.Buffer(nil, 1<<20)
-	for sc.Scan() {
-		last = append(last, sc.Text()+"\n")
-		if len(last) > 2*n {
-			last = append(last[:0:0], last[len(last)-n:]...)
-		}
-	}
-	return last[max(0, len(last)-n):], sc.Err()
 }

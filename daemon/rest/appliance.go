@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"baystream/daemon/domain"
+	"baystream/daemon/journal"
 )
 
 type version struct {
@@ -231,9 +232,48 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) error {
 		}
 		lines = n
 	}
-	f, err := s.Appliance.Logs(r.Context(), lines)
+	follow, err := truth(r.URL.Query().Get("follow"), "follow")
 	if err != nil {
 		return err
 	}
-	return s.send(w, r, f, "", "text/plain; charset=utf-8")
+	format := r.URL.Query().Get("format")
+	if format != "" && format != "text" && format != "json" {
+		return domain.Errorf(domain.Invalid, "parameter format", "%q is neither text nor json", format)
+	}
+	f, err := s.Appliance.Logs(r.Context(), LogQuery{Lines: lines, Follow: follow, JSON: format == "json"})
+	if err != nil {
+		return err
+	}
+	contentType := "text/plain; charset=utf-8"
+	if format == "json" {
+		contentType = "application/jsonl"
+	}
+	if follow {
+		return s.sendLive(w, r, f, contentType)
+	}
+	return s.send(w, r, f, "", contentType)
+}
+
+// syslog serves where the log is sent.
+func (s *Server) syslog(w http.ResponseWriter, r *http.Request) error {
+	set, err := s.Appliance.Syslog(r.Context())
+	if err != nil {
+		return err
+	}
+	return s.ok(w, set)
+}
+
+func (s *Server) setSyslog(w http.ResponseWriter, r *http.Request) error {
+	var set journal.Settings
+	if err := decode(w, r, &set); err != nil {
+		return err
+	}
+	if err := set.Check(); err != nil {
+		return (&domain.Error{Kind: domain.Invalid, Object: "syslog", Err: err}).Fix("Send server as HOST or HOST:PORT, ca as PEM, level as DEBUG, INFO, WARN or ERROR; an empty server ends it.")
+	}
+	if err := s.Appliance.SetSyslog(r.Context(), set); err != nil {
+		return err
+	}
+	s.Log.Info("audit: syslog set", "server", set.Server, "by", owner(r), "source", source(r))
+	return s.ok(w, set)
 }

@@ -19,6 +19,7 @@ import (
 
 	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
+	"baystream/daemon/journal"
 	"baystream/internal/password"
 )
 
@@ -238,6 +239,7 @@ func (g *rig) refused(status int, method, target string, body any, texts ...stri
 
 // fake is Library, Deployer and Appliance. Its tasks are complete at once.
 type fake struct {
+	logTo journal.Settings
 	store *cluster.Store
 	calls []string
 	got   []byte // of the last upload
@@ -432,6 +434,16 @@ func (f *fake) SupportDump(_ context.Context, w io.Writer, limit int64) error {
 	return err
 }
 
-func (f *fake) Logs(_ context.Context, lines int) (io.ReadCloser, error) {
-	return io.NopCloser(strings.NewReader(fmt.Sprintf("%d lines\n", lines))), nil
+func (f *fake) Logs(_ context.Context, q LogQuery) (io.ReadCloser, error) {
+	if q.JSON {
+		return file{strings.NewReader(fmt.Sprintf(`{"lines":%d,"follow":%v}`, q.Lines, q.Follow))}, nil
+	}
+	return file{strings.NewReader(fmt.Sprintf("%d lines\n", q.Lines))}, nil
+}
+
+func (f *fake) Syslog(context.Context) (journal.Settings, error) { return f.logTo, nil }
+
+func (f *fake) SetSyslog(_ context.Context, s journal.Settings) error {
+	f.logTo = s
+	return nil
 }

@@ -193,6 +193,15 @@ func TestTheRestOfTheInterface(t *testing.T) {
 		t.Errorf("support dump = %q %v", a.raw, a.header)
 	}
 	g.want(400, "GET", "/rest/baystream/support-dump?limit=all", nil)
+	if a := g.want(200, "GET", "/rest/baystream/logs?follow=true&format=json", nil); a.raw != `{"lines":1000,"follow":true}` {
+		t.Errorf("logs = %q", a.raw)
+	}
+	g.want(400, "GET", "/rest/baystream/logs?format=xml", nil)
+	g.refused(400, "PUT", "/rest/baystream/syslog", map[string]string{"server": "log.example", "level": "loud"}, "level")
+	g.want(200, "PUT", "/rest/baystream/syslog", map[string]string{"server": "log.example"})
+	if a := g.want(200, "GET", "/rest/baystream/syslog", nil); a.at("server") != "log.example:6514" || a.at("level") != "INFO" {
+		t.Errorf("syslog = %s", a.raw)
+	}
 	if a := g.want(200, "GET", "/rest/baystream/logs?lines=5", nil); a.raw != "5 lines\n" {
 		t.Errorf("logs = %q", a.raw)
 	}

@@ -123,6 +123,8 @@ func (s *Server) routes() http.Handler {
 	on("POST /rest/baystream/appliances", admin, s.claimModule)
 	on("DELETE /rest/baystream/appliances/{id}", admin, s.removeModule)
 	on("GET /rest/baystream/logs", admin, s.logs)
+	on("GET /rest/baystream/syslog", admin, s.syslog)
+	on("PUT /rest/baystream/syslog", admin, s.setSyslog)
 	on("GET /rest/baystream/support-dump", admin, s.supportDump)
 	on("GET /rest/baystream/users", admin, s.listUsers)
 	on("POST /rest/baystream/users", admin, s.createUser)

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"baystream/daemon/domain"
+	"baystream/daemon/journal"
 )
 
 // What the Library is asked for.
@@ -72,10 +73,21 @@ type Appliance interface {
 	Network(ctx context.Context) any
 	Storage(ctx context.Context) any
 	Cluster(ctx context.Context) any
-	Logs(ctx context.Context, lines int) (io.ReadCloser, error)
+	// Logs are the newest lines, as text or as JSON lines; with follow the answer
+	// goes on until ctx ends or it is closed.
+	Logs(ctx context.Context, q LogQuery) (io.ReadCloser, error)
+	Syslog(ctx context.Context) (journal.Settings, error)
+	SetSyslog(ctx context.Context, s journal.Settings) error
 	// SupportDump writes a zip of at most limit bytes before packing; 0 is the
 	// usual limit. No secret is in it.
 	SupportDump(ctx context.Context, w io.Writer, limit int64) error
+}
+
+// LogQuery says which part of the log is wanted, and how.
+type LogQuery struct {
+	Lines  int
+	Follow bool
+	JSON   bool
 }
 
 // Info is what the appliance tells of itself in the interface's own resources.

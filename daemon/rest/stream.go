@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -188,4 +189,27 @@ func (s *Server) send(w http.ResponseWriter, r *http.Request, src io.ReadCloser,
 		panic(http.ErrAbortHandler) // so that the client does not take a part for the whole
 	}
 	return nil
+}
+
+// sendLive answers a stream that ends with its reader: each piece goes out at
+// once.
+func (s *Server) sendLive(w http.ResponseWriter, r *http.Request, src io.ReadCloser, contentType string) error {
+	defer src.Close()
+	stop := context.AfterFunc(r.Context(), func() { src.Close() })
+	defer stop()
+	w.Header().Set("Content-Type", contentType)
+	out := &steadyWriter{ResponseWriter: w, rc: http.NewResponseController(w)}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			if _, werr := out.Write(buf[:n]); werr != nil {
+				return nil // the reader has gone
+			}
+			_ = out.rc.Flush()
+		}
+		if err != nil {
+			return nil
+		}
+	}
 }

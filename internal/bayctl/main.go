@@ -104,7 +104,7 @@ func newRoot(a *app) *cobra.Command {
 		panic(err) // the flag is above
 	}
 	root.AddCommand(a.statusCmd(), a.hwCmd(), a.netCmd(), a.storageCmd(), a.volumesCmd(), a.artifactsCmd(),
-		a.serversCmd(), a.profilesCmd(), a.deployCmd(), a.tasksCmd(), a.logsCmd(),
+		a.serversCmd(), a.profilesCmd(), a.deployCmd(), a.tasksCmd(), a.logsCmd(), a.syslogCmd(),
 		a.votesCmd(), a.domainCmd(), a.applianceCmd())
 	if a.module {
 		root.CompletionOptions.DisableDefaultCmd = true

@@ -422,19 +422,6 @@ func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
 	return nil
 }
 
-func (a *app) logsCmd() *cobra.Command {
-	var lines int
-	cmd := &cobra.Command{Use: "logs", Short: "Log of the appliance, newest last", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		c, err := a.connect(cmd.Context())
-		if err != nil {
-			return err
-		}
-		return a.stream(cmd.Context(), c, fmt.Sprintf("/rest/baystream/logs?lines=%d", lines))
-	}}
-	cmd.Flags().IntVarP(&lines, "lines", "n", 200, "how many lines")
-	return cmd
-}
-
 // stream copies an answer that is not JSON to the output.
 func (a *app) stream(ctx context.Context, c *client, uri string) error {
 	resp, err := c.open(ctx, http.MethodGet, uri, "", nil)
