@@ -15,6 +15,7 @@ type Memory struct {
 type GroupMemory struct {
 	Intact bool `json:"intact"` // this copy has every acknowledged write, in memory or on disk
 	Joined bool `json:"joined"` // all volumes have been connected since their legs came up
+	Level  bool `json:"level"`  // both sides' legs were UpToDate, and no connection was lost since
 	Owner  Side `json:"owner"`  // of the record, when it last changed
 
 	Epoch uint64 `json:"epoch"` // of the record, when it last changed
@@ -62,11 +63,12 @@ type facts struct {
 	hopeless  bool // a primary volume reaches no leg with data
 	adrift    bool // a primary volume is not connected
 	stuck     bool // a local disk keeps a request
+	behind    bool // every leg that is not UpToDate is Inconsistent: DRBD has compared it
 	syncing   int  // volumes that resync
 }
 
 func digest(g *Group) facts {
-	f := facts{allLinked: true, inSync: true, usable: true, own: true, peerGood: true, peerMain: true}
+	f := facts{allLinked: true, inSync: true, usable: true, own: true, peerGood: true, peerMain: true, behind: true}
 	for i := range g.Volumes {
 		v := &g.Volumes[i]
 		up := v.Conn.Up()
@@ -78,6 +80,7 @@ func digest(g *Group) facts {
 		f.inSync = f.inSync && v.Conn == Connected && v.Disk == UpToDate && v.PeerDisk == UpToDate
 		f.usable = f.usable && v.Disk >= Consistent
 		f.own = f.own && v.Disk == UpToDate
+		f.behind = f.behind && (v.Disk == UpToDate || v.Disk == Inconsistent)
 		f.bad = f.bad || v.Disk == Diskless || v.Disk == Failed
 		f.peerBad = f.peerBad || up && v.PeerDisk != UpToDate
 		f.peerGood = f.peerGood && up && v.PeerDisk == UpToDate
@@ -108,6 +111,7 @@ func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 	} else if f.allLinked {
 		m.Joined = true
 	}
+	m.Level = f.allLinked && (m.Level || f.inSync)
 	m.Apart.note(!f.linked, now)
 	m.Together.note(f.inSync && heard && g.Report.InSync, now)
 	m.Frozen.note(f.frozen, now)

@@ -11,7 +11,7 @@ func (p *planner) stand() {
 	}
 	me, other := p.me(), p.me().Other()
 	switch {
-	case p.has(me) && !p.f.missing && !p.f.usable && p.f.peerGood:
+	case p.has(me) && !p.f.usable && p.f.peerGood && (p.f.behind || p.k.Level):
 		p.do(YieldGrant) // DRBD found the better copy over there, or this leg failed when both were the same
 	case p.has(me) && p.f.inSync && p.lasted(p.k.Together, settleFor):
 		p.do(ClearGrant)

@@ -145,6 +145,7 @@ func (s *server) arrive(n *node, opGen, gen int) {
 	case opRead:
 		got, ok := v.read(o.block)
 		if !ok {
+			s.hang(n, opGen, gen)
 			return
 		}
 		back(func() {
@@ -158,6 +159,7 @@ func (s *server) arrive(n *node, opGen, gen int) {
 		// seen yet; if the partner dies at that moment it is a third fault, which
 		// docs/availability.md names. Here it waits.
 		if !v.primary || v.frozen || n.diskStuck || v.disk <= pair.Failed && !v.alive() {
+			s.hang(n, opGen, gen)
 			return
 		}
 		v.flush()
@@ -172,6 +174,16 @@ func (s *server) arrive(n *node, opGen, gen int) {
 			})
 		})
 	}
+}
+
+// hang keeps a read or a flush in the kernel until the volume can answer.
+func (s *server) hang(n *node, opGen, gen int) {
+	boot := n.bootGen
+	s.w.after(100*ms, func() {
+		if s.opGen == opGen && s.gen == gen && n.bootGen == boot && n.awake() && n.vols[s.g][s.i].exported {
+			s.arrive(n, opGen, gen)
+		}
+	})
 }
 
 // announced: a gratuitous ARP, which may get lost.

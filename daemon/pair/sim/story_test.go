@@ -15,7 +15,8 @@ type story struct {
 	do        func(*World)
 	heal      time.Duration // 0: at 130 s
 	gap       time.Duration // longest wait of any server of a group; 0: not bounded
-	failovers int           // exactly
+	least     int           // failovers, at least
+	failovers int           // at most
 	resets    int           // at most
 }
 
@@ -27,11 +28,12 @@ func all(w *World, s pair.Side, d time.Duration) {
 
 var stories = []story{
 	{name: "nothing happens", do: func(*World) {}, gap: 100 * ms},
-	{name: "power cut of an owner", do: func(w *World) { w.nodes[pair.A].powerOff() }, gap: 1700 * ms, failovers: 1},
+	// Up to 2 s of this are etcd's election, if the owner led it.
+	{name: "power cut of an owner", do: func(w *World) { w.nodes[pair.A].powerOff() }, gap: 3200 * ms, least: 1, failovers: 1},
 	{name: "an owner dies silently", do: func(w *World) {
 		w.severBoth(frameLink, pair.A, pair.B, time.Minute)
 		w.nodes[pair.A].powerOff()
-	}, gap: 5500 * ms, failovers: 1},
+	}, gap: 4500 * ms, least: 1, failovers: 1},
 	{name: "power cut of the witness", do: func(w *World) { w.nodes[pair.None].powerOff() }, gap: 100 * ms},
 	{name: "power cut of both", do: func(w *World) { w.nodes[pair.A].powerOff(); w.nodes[pair.B].powerOff() }, resets: 2},
 	{name: "power cut of all three", do: func(w *World) {
@@ -45,11 +47,12 @@ var stories = []story{
 		w.severBoth(management, pair.A, pair.B, 30*sec)
 		w.severBoth(management, pair.A, pair.None, 30*sec)
 	}, gap: 100 * ms},
-	{name: "everything between A and B cut, the witness sees both", do: func(w *World) { all(w, pair.A, 30*sec) }, gap: 4500 * ms},
+	{name: "everything between A and B cut, the witness sees both", do: func(w *World) { all(w, pair.A, 30*sec) },
+		gap: 5500 * ms, failovers: 1}, // one if the side that is cut off from etcd's leader owns a group,
 	{name: "one cut off from everything", do: func(w *World) {
 		all(w, pair.A, 30*sec)
 		w.severBoth(management, pair.A, pair.None, 30*sec)
-	}, gap: 5500 * ms, failovers: 1},
+	}, gap: 5500 * ms, least: 1, failovers: 1},
 	{name: "everything between A and B flaps at 1 Hz", heal: 180 * sec, do: func(w *World) {
 		for i := range 80 {
 			w.after(time.Duration(i)*sec, func() { all(w, pair.A, 500*ms) })
@@ -57,9 +60,9 @@ var stories = []story{
 	}, gap: 6 * sec},
 	{name: "a disk fails", do: func(w *World) { w.nodes[pair.A].failDisk(20 * sec) }, gap: 1500 * ms},
 	{name: "a disk is stuck", do: func(w *World) { w.nodes[pair.A].stickDisk(20 * sec) }, gap: 6500 * ms},
-	{name: "a module stands still for 10 s", do: func(w *World) { w.nodes[pair.A].stop(10 * sec) }, gap: 5500 * ms, failovers: 1},
+	{name: "a module stands still for 10 s", do: func(w *World) { w.nodes[pair.A].stop(10 * sec) }, gap: 5500 * ms, least: 1, failovers: 1},
 	{name: "daemons killed", do: func(w *World) { w.nodes[pair.A].kill(); w.nodes[pair.B].kill() }, gap: 100 * ms},
-	{name: "planned move", do: func(w *World) { w.store.pin(0, pair.B) }, gap: 1200 * ms},
+	{name: "planned move", do: func(w *World) { w.store.pin(0, pair.B) }, gap: 1600 * ms},
 	{name: "no witness, partner dead, nobody orders anything", voters: 2, heal: 270 * sec,
 		do: func(w *World) {
 			w.nodes[pair.B].powerOff()
@@ -87,7 +90,7 @@ var stories = []story{
 				}
 				b.powerOn()
 			})
-		}, failovers: 1},
+		}, least: 1, failovers: 1},
 }
 
 func TestStories(t *testing.T) {
@@ -120,8 +123,8 @@ func TestStories(t *testing.T) {
 				if st.gap > 0 && worst > st.gap {
 					t.Errorf("seed %d: a server waited %v, want %v at most", seed, worst, st.gap)
 				}
-				if n := stats.Failovers; n != st.failovers {
-					t.Errorf("seed %d: %d failovers, want %d", seed, n, st.failovers)
+				if n := stats.Failovers; n < st.least || n > st.failovers {
+					t.Errorf("seed %d: %d failovers, want %d to %d", seed, n, st.least, st.failovers)
 				}
 				if stats.Resets > st.resets {
 					t.Errorf("seed %d: servers reset %d times, want %d at most", seed, stats.Resets, st.resets)
