@@ -192,6 +192,45 @@ func TestPlan(t *testing.T) {
 			v := standby().volumes(func(o *Volume) { cut(o); o.Conn, o.Disk = StandAlone, Missing })
 			return v
 		}(), false, "YieldGrant; BringUp v1 disowned; BringUp v2 disowned"},
+		// What the simulator found, by the seed that did.
+		{"a holder whose leg failed keeps the grant from a partner without data (8503)", func() *View {
+			v := standby().volumes(func(o *Volume) { o.Disk, o.PeerDisk = Diskless, Diskless })
+			v.Groups[0].Record.Survivor = B
+			v.Groups[0].Healthy = false
+			return v
+		}(), true, ""},
+		{"and from one that it has not been in sync with (3498)", func() *View {
+			v := standby().volumes(func(o *Volume) { o.Disk, o.PeerRole = Diskless, RoleSecondary })
+			v.Groups[0].Record.Survivor, v.Groups[0].Report.Primary = B, false
+			v.Groups[0].Healthy = false
+			return v
+		}(), true, ""},
+		{"a holder that DRBD made a target yields", func() *View {
+			v := standby().volumes(func(o *Volume) { o.Disk = Inconsistent })
+			v.Groups[0].Record.Survivor = B
+			return v
+		}(), true, "YieldGrant"},
+		{"no agreement with a holder whose leg is bad (12606)", func() *View {
+			v := standby().volumes(func(o *Volume) { o.PeerRole, o.PeerDisk = RoleSecondary, Diskless })
+			v.Groups[0].Record.Survivor, v.Groups[0].Report = A, Report{}
+			return v
+		}(), true, ""},
+		{"a primary that the grant is not with stops when the partner's leg fails (12606)", func() *View {
+			v := serving().volumes(func(o *Volume) { o.PeerDisk = Diskless })
+			v.Groups[0].Record.Survivor = B
+			return v
+		}(), true, "RemovePortal; Unexport v1; Unexport v2; Demote v1; Demote v2"},
+		{"both wanted to serve, the one that does says so (232)", func() *View {
+			v := serving()
+			v.Groups[0].Record.Owner = B
+			return v
+		}(), true, "HandOver to A"},
+		{"a standby that holds the grant gives it back (171)", func() *View {
+			v := standby()
+			v.Groups[0].Record.Survivor = B
+			return v
+		}(), true, "ClearGrant"},
+		{"thawed by the kernel without a grant (model)", serving().volumes(cut), true, "WinGrant"},
 		{"quarantined", func() *View { v := serving(); v.Standing = Quarantined; return v }(), true, "Quarantine"},
 		{"leader takes the service address", func() *View { v := serving(); v.Leader = A; return v }(), true, "HoldService"},
 		{"nothing while busy", func() *View { v := serving().volumes(freeze); v.Groups[0].Busy = true; return v }(), true, ""},
@@ -229,6 +268,54 @@ func TestSilenceHasToLast(t *testing.T) {
 		v.Votes.Read = v.Now
 		if a := Plan(v, m); len(a) > 0 {
 			t.Fatalf("30 s after the last failover, %v later: %v", v.Now-start, a)
+		}
+	}
+}
+
+// A grant whose epoch is new may have been yielded by a partner that is about
+// to drop its legs: it is not cleared at once, though all looks in sync (23691).
+func TestFreshGrantIsKept(t *testing.T) {
+	v := standby()
+	m := old(v, true)
+	v.Groups[0].Record.Survivor = B
+	v.Groups[0].Record.Epoch++
+	if got := Plan(v, m); len(got) > 0 {
+		t.Errorf("at once: %v", got)
+	}
+	v.Now += 2 * time.Second
+	v.Votes.Read, v.Partner.Heard = v.Now, v.Now
+	if got := names(Plan(v, m)); got != "ClearGrant" {
+		t.Errorf("later: %v, want ClearGrant", got)
+	}
+}
+
+// A planned move that did not come to its end is not repeated at once (29).
+func TestMoveIsNotRepeatedAtOnce(t *testing.T) {
+	v := serving()
+	v.Groups[0].Record.Home = B
+	m := old(v, true)
+	if got := Plan(v, m); len(got) == 0 {
+		t.Fatal("no move")
+	}
+	v.Now += time.Second
+	v.Votes.Read, v.Partner.Heard = v.Now, v.Now
+	if got := Plan(v, m); len(got) > 0 {
+		t.Errorf("a second later: %v", got)
+	}
+}
+
+// After a boot nobody knows when the last failover was: the minute counts from
+// the first look (2710).
+func TestNoFailoverBySilenceRightAfterBoot(t *testing.T) {
+	v := standby()
+	v.Now, v.Votes.Read, v.Partner.Heard = 20*time.Second, 20*time.Second, 20*time.Second
+	m := new(Memory)
+	Plan(v, m)
+	v.volumes(cut)
+	for ; v.Now < 75*time.Second; v.Now += 100 * time.Millisecond {
+		v.Votes.Read = v.Now
+		if got := Plan(v, m); len(got) > 0 {
+			t.Fatalf("at %v: %v", v.Now, got)
 		}
 	}
 }

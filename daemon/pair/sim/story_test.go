@@ -97,7 +97,11 @@ func TestStories(t *testing.T) {
 	for _, st := range stories {
 		t.Run(st.name, func(t *testing.T) {
 			var worst, healed time.Duration
-			for seed := uint64(1); seed <= 20; seed++ {
+			seeds := uint64(20)
+			if raceDetector {
+				seeds = 2
+			}
+			for seed := uint64(1); seed <= seeds; seed++ {
 				var w *World
 				heal := st.heal
 				if heal == 0 {
