@@ -7,7 +7,7 @@ BUILD   := build
 IMAGE   := $(BUILD)/image
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help setup build image demo test test-unit test-vm lint bench clean
+.PHONY: help setup build image demo test test-unit sim test-vm lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -31,6 +31,9 @@ test: image ## every test that this machine can run
 
 test-unit: ## fast, no root, no VM
 	@$(GO) test -short ./...
+
+sim: ## the pair's simulator: SEEDS=100000 runs that many, SEED=7 replays one with its trace
+	@$(GO) test -count=1 -timeout 0 ./daemon/pair/sim -run '^TestSeeds$$' -v -seeds $(or $(SEEDS),10000) $(if $(SEED),-seed $(SEED))
 
 test-vm: image ## the tests in virtual frames only
 	@BAYSTREAM_IMAGE=$(abspath $(IMAGE)) $(GO) test -count=1 -timeout 40m -v -run 'Frame|InVM' ./qemu/... ./daemon/storage/...
