@@ -183,26 +183,56 @@ func (k *Keeper) readDocument(ctx context.Context, c *ipmi.Client) error {
 		return nil
 	}
 	bay := k.bay()
-	disagree := hw.Agree(bay, doc)
+	now := hw.Agree(bay, doc)
+	settled := k.settled()
 	k.mu.Lock()
-	k.document, k.disagree = doc, disagree
+	first := k.disagree
+	k.document = doc
+	if !settled {
+		k.disagree = now
+	}
 	k.mu.Unlock()
+	k.fault("bay", now)
 	k.cfg.Frame(doc)
 	select { // of several only the last one counts
 	case <-k.managers:
 	default:
 	}
 	k.managers <- doc.Manager
-	k.fault("bay", disagree)
-	if disagree == nil {
-		k.cfg.Health("bay", Good, bay.String()+", as the firmware and the frame say", "")
-		return nil
+	status, detail, remedy := place(bay, settled, first, now)
+	k.cfg.Health("bay", status, detail, remedy)
+	if now != nil {
+		k.cfg.Log.Error("place unknown", "err", now)
 	}
-	k.cfg.Log.Error("maintenance: place unknown", "err", disagree)
-	k.cfg.Health("bay", Critical, "maintenance: "+disagree.Error(),
-		"Nothing is served until both say the same. Put the module back into its bay, or correct its SMBIOS data (docs/hardware.md) and restart it.")
-	k.Note(ipmi.Event{Kind: ipmi.Maintenance, Code: ipmi.ReasonBay})
+	if now != nil && !settled {
+		k.Note(ipmi.Event{Kind: ipmi.Maintenance, Code: ipmi.ReasonBay})
+	}
 	return nil
+}
+
+// settled tells whether roles have been told where the module sits.
+func (k *Keeper) settled() bool {
+	select {
+	case <-k.placed:
+		return true
+	default:
+		return false
+	}
+}
+
+// place makes a line for the health board of whether firmware and frame agree
+// now and whether they did when the roles were told, if that was before.
+func place(bay hw.Bay, settled bool, first, now error) (status Status, detail, remedy string) {
+	const maintenance = "Nothing is served until both say the same. Put the module back into its bay, or correct its SMBIOS data (docs/hardware.md), and restart it."
+	switch {
+	case settled && first == nil && now != nil:
+		return Critical, now.Error(), "The controller did not answer when the module started, so it serves. Restart the module: it will be in maintenance until both say the same (docs/hardware.md)."
+	case settled && first != nil && now == nil:
+		return Critical, "maintenance: firmware and frame did not agree when the module started", "They do now: restart the module."
+	case now != nil:
+		return Critical, "maintenance: " + now.Error(), maintenance
+	}
+	return Good, bay.String() + ", as the firmware and the frame say", ""
 }
 
 func (k *Keeper) bay() hw.Bay {

@@ -295,6 +295,29 @@ func TestAnotherBayIsMaintenance(t *testing.T) {
 	}
 }
 
+func TestPlaceStaysWhatTheRolesWereTold(t *testing.T) {
+	bad := errors.New("two places")
+	bay := hw.Bay{Kind: hw.Appliance, Number: 1, Frame: "VF0001"}
+	for _, tc := range []struct {
+		settled    bool
+		first, now error
+		status     Status
+		says       string
+	}{
+		{false, nil, nil, Good, "as the firmware and the frame say"},
+		{false, nil, bad, Critical, "maintenance: two places"},
+		{true, nil, nil, Good, "as the firmware and the frame say"},
+		{true, bad, bad, Critical, "maintenance: two places"},
+		{true, nil, bad, Critical, "so it serves"},
+		{true, bad, nil, Critical, "restart the module"},
+	} {
+		status, detail, remedy := place(bay, tc.settled, tc.first, tc.now)
+		if status != tc.status || !strings.Contains(detail+" "+remedy, tc.says) {
+			t.Errorf("settled %v, first %v, now %v: %s, %q, %q", tc.settled, tc.first, tc.now, status, detail, remedy)
+		}
+	}
+}
+
 func TestWithoutControllerTheFirmwareIsBelieved(t *testing.T) {
 	g := newRig(t, "")
 	g.bmc = nil
