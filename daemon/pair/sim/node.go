@@ -39,6 +39,7 @@ type node struct {
 	off       bool // the partner's frame manager says that it is off
 	busy      [groups + 1]bool
 	planning  bool
+	seen      [groups]pair.Group
 	killIn    int // actions until the daemon is killed; 0: never
 }
 
@@ -249,20 +250,26 @@ func (n *node) hello() {
 // clock is the module's monotonic time.
 func (n *node) clock() time.Duration { return n.w.now - n.bootAt }
 
+// group and view fill the node's own View, which the next call overwrites.
 func (n *node) group(g int) *pair.Group {
-	r := &pair.Group{
+	r := &n.seen[g]
+	vols := r.Volumes
+	if vols == nil {
+		vols = make([]pair.Volume, len(n.vols[g]))
+	}
+	*r = pair.Group{
 		Number: g + 1, Record: n.records[g], Portal: n.portal[g], Busy: n.busy[g+1] || n.mustRead[g],
-		Report: n.reports[g], Healthy: !n.diskBad && !n.diskStuck, Volumes: make([]pair.Volume, len(n.vols[g])),
+		Report: n.reports[g], Healthy: !n.diskBad && !n.diskStuck, Volumes: vols,
 	}
 	for i, v := range n.vols[g] {
-		o := pair.Volume{
+		o := &vols[i]
+		*o = pair.Volume{
 			ID: ids[i], Primary: v.primary, Disk: v.disk, PeerDisk: v.peerDisk, PeerRole: v.peerRole, Conn: v.conn,
 			Frozen: v.frozen, Asking: v.asking, Exported: v.exported, Live: n.w.servers[g*volumes+i].on,
 		}
 		if n.diskStuck && v.disk > pair.Failed {
 			o.Stuck = n.w.now - n.stuckAt
 		}
-		r.Volumes[i] = o
 	}
 	return r
 }
@@ -278,13 +285,13 @@ func (n *node) view() *pair.View {
 			Heard: n.heard, Off: n.off && !p.powered,
 			Fenceable: n.w.net.cuts[frameLink][n.side][p.side] == 0,
 		},
-		Groups: make([]pair.Group, 0, groups),
+		Groups: n.seen[:],
 	}
 	if n.leads >= 0 && n.w.now-n.leads <= leaseHeld {
 		v.Leader = n.side
 	}
 	for g := range groups {
-		v.Groups = append(v.Groups, *n.group(g))
+		n.group(g)
 	}
 	return v
 }

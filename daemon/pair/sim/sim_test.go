@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,6 +22,7 @@ var (
 
 // sweep runs seeds from first on, on all processors, until one fails.
 func sweep(first, n uint64, bend Break) (ran uint64, sum Stats, failed *Failure) {
+	defer debug.SetGCPercent(debug.SetGCPercent(800))
 	var next, done atomic.Uint64
 	var mu sync.Mutex
 	var wg sync.WaitGroup
