@@ -79,6 +79,7 @@ func (c *council) run(m *member) (e *Elector, stop func()) {
 }
 
 func TestOneApplianceIsActive(t *testing.T) {
+	t.Parallel() // waits more than it works
 	r, a, b, w := trio(t)
 	c := newCouncil(t)
 	electors := map[string]*Elector{}

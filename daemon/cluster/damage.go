@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -62,39 +63,70 @@ func verify(dir string) (err error) {
 			err = fmt.Errorf("%v", p)
 		}
 	}()
-	return errors.Join(verifyLog(walDir), verifyDatabase(db))
+	logged, err := verifyLog(walDir)
+	if err != nil {
+		return err
+	}
+	applied, err := verifyDatabase(db)
+	if err == nil && applied > logged {
+		err = fmt.Errorf("log: ends at entry %d, but the database holds entry %d", logged, applied)
+	}
+	return err
 }
 
-func verifyLog(dir string) error {
+// verifyLog reads the log and returns the index of its last entry. A log that
+// breaks off is one that was being written when the power went, or one that
+// has lost entries that were safe; only the database can tell.
+func verifyLog(dir string) (last uint64, err error) {
 	snaps, err := wal.ValidSnapshotEntries(nil, dir)
 	if err != nil {
-		return fmt.Errorf("log: %w", err)
+		return 0, fmt.Errorf("log: %w", err)
 	}
-	last := walpb.Snapshot{}
+	from := walpb.Snapshot{}
 	if len(snaps) > 0 {
-		last = snaps[len(snaps)-1]
+		from = snaps[len(snaps)-1]
 	}
-	if _, err := wal.Verify(nil, dir, last); err != nil {
-		return fmt.Errorf("log: %w", err)
+	w, err := wal.OpenForRead(nil, dir, from)
+	if err != nil {
+		return 0, fmt.Errorf("log: %w", err)
 	}
-	return nil
+	_, state, entries, err := w.ReadAll()
+	_ = w.Close() // one that is open for reading always says "invalid argument"
+	if err != nil {
+		return 0, fmt.Errorf("log: %w", err)
+	}
+	last = from.Index
+	if len(entries) > 0 {
+		last = entries[len(entries)-1].Index
+	}
+	if state.Commit > last {
+		return 0, fmt.Errorf("log: ends at entry %d, but entry %d was committed", last, state.Commit)
+	}
+	return last, nil
 }
 
-func verifyDatabase(file string) error {
+// verifyDatabase reads the database and returns the index of the last entry of
+// the log that is in it.
+func verifyDatabase(file string) (applied uint64, err error) {
 	if _, err := os.Stat(file); err != nil {
-		return fmt.Errorf("database: %w", err)
+		return 0, fmt.Errorf("database: %w", err)
 	}
 	db, err := bolt.Open(file, 0o600, &bolt.Options{ReadOnly: true, NoFreelistSync: true})
 	if err != nil {
-		return fmt.Errorf("database: %w", err)
+		return 0, fmt.Errorf("database: %w", err)
 	}
 	err = db.View(func(tx *bolt.Tx) error {
+		if meta := tx.Bucket([]byte("meta")); meta != nil {
+			if v := meta.Get([]byte("consistent_index")); len(v) == 8 {
+				applied = binary.BigEndian.Uint64(v)
+			}
+		}
 		return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return verifyBucket(name, b) })
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
-		return fmt.Errorf("database: %w", err)
+		return 0, fmt.Errorf("database: %w", err)
 	}
-	return nil
+	return applied, nil
 }
 
 // verifyBucket reads all of a bucket. (bbolt's own check panics in a goroutine

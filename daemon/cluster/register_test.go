@@ -113,6 +113,7 @@ func TestSwapWhoseAnswerIsLostHappensOnce(t *testing.T) {
 // Two partners that lost each other claim one grant, round by round, each time
 // with one of them cut off from the domain state, or both, or the answers lost.
 func TestGrantHasOneHolderUnderPartitions(t *testing.T) {
+	t.Parallel() // waits more than it works
 	r, a, b, w := trio(t)
 	sides := []*member{a, b}
 	cuts := [][]string{{}, {"a"}, {"b"}, {"w"}, {"a", "w"}}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -274,6 +275,7 @@ func voters(t *testing.T, n *Node) map[string]bool {
 // One module in the development configuration becomes a domain of three votes
 // while it is read from and written to without a pause.
 func TestOneMemberGrowsToThreeUnderLoad(t *testing.T) {
+	t.Parallel() // waits more than it works
 	r := newRig(t)
 	a, b, w := r.module("a"), r.module("b"), r.module("w")
 	cfg := a.config() // no address: alone
@@ -351,6 +353,7 @@ func write(n *Node, name string) error {
 }
 
 func TestMembersComeAndGo(t *testing.T) {
+	t.Parallel() // waits more than it works
 	r, a, b, w := trio(t)
 	n := 0
 	works := func(t *testing.T, on ...*member) {
@@ -409,9 +412,13 @@ func TestMembersComeAndGo(t *testing.T) {
 	})
 
 	t.Run("a damaged member is rebuilt from the others", func(t *testing.T) {
-		for _, file := range []string{"snap/db", "wal"} {
+		for _, c := range []struct {
+			file   string
+			damage func(*testing.T, string)
+		}{{"snap/db", damage}, {"wal", damage}, {"wal", breakOff}} {
+			file := c.file
 			w.stop()
-			damage(t, filepath.Join(w.dir, "member", "member", file))
+			c.damage(t, filepath.Join(w.dir, "member", "member", file))
 			works(t, a, b)
 			ln := w.listen()
 			err := w.try(w.config(), ln)
@@ -477,6 +484,24 @@ func TestMembersComeAndGo(t *testing.T) {
 			})
 		}
 	})
+}
+
+// breakOff makes the newest log in a folder end in its middle, as if the rest had
+// never been written.
+func breakOff(t *testing.T, dir string) {
+	t.Helper()
+	all, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+	if err != nil || len(all) == 0 {
+		t.Fatal("no log files", err)
+	}
+	file := all[len(all)-1]
+	fi, err := os.Stat(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Truncate(file, 2048), os.Truncate(file, fi.Size())); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // damage overwrites the middle of a file, or of the newest file in a folder.
