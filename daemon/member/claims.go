@@ -31,28 +31,29 @@ type Members interface {
 type Records struct {
 	Domain  *cluster.Value[domain.Domain]
 	Modules *cluster.KV[domain.Module]
+	client  *clientv3.Client
 }
 
 // NewRecords makes the records in the state of c.
 func NewRecords(c *clientv3.Client) Records {
-	return Records{Domain: cluster.NewValue[domain.Domain](c, "domain"), Modules: cluster.NewKV[domain.Module](c, "modules")}
+	return Records{Domain: cluster.NewValue[domain.Domain](c, "domain"), Modules: cluster.NewKV[domain.Module](c, "modules"), client: c}
 }
 
 // Found makes the domain, with self as its first module, if there is none yet;
 // else it returns the one there is.
-func (r Records) Found(ctx context.Context, name string, self domain.Module) (domain.Domain, error) {
+func (r Records) Found(ctx context.Context, id, name string, self domain.Module) (domain.Domain, error) {
 	now := domain.Stamp(time.Now())
-	d := domain.Domain{ID: domain.NewID(), Name: name, Created: now, Founder: self.ID}
-	made, err := r.Domain.Create(ctx, d)
-	if err != nil {
-		return domain.Domain{}, err
-	}
-	if !made {
-		d, _, err = r.Domain.Get(ctx)
-		return d, err
-	}
+	d := domain.Domain{ID: id, Name: name, Created: now, Founder: self.ID}
 	self.State, self.Claimed = domain.ModuleMember, now
-	return d, r.Modules.Put(ctx, self.ID, self)
+	err := cluster.Atomically(ctx, r.client, func(tx *cluster.Txn) error {
+		have, ok, err := r.Domain.GetIn(tx)
+		if err != nil || ok {
+			d = have
+			return err
+		}
+		return errors.Join(r.Domain.PutIn(tx, d), r.Modules.PutIn(tx, self.ID, self))
+	})
+	return d, err
 }
 
 // Returned marks a module that comes back with old data (Returning) as the
@@ -259,16 +260,33 @@ func (c *Claims) ticket(ctx context.Context, m domain.Module, request []byte) (T
 }
 
 func (c *Claims) sign(d domain.Domain, m domain.Module, request []byte) (cert, cas []byte, err error) {
-	addr, err := netip.ParseAddrPort(m.Address)
-	if err != nil {
-		return nil, nil, fmt.Errorf("member: module %s: %w", m.ID, err)
+	return sign(c.Authority, d.ID, m, request)
+}
+
+func sign(a *pki.Authority, domainID string, m domain.Module, request []byte) (cert, cas []byte, err error) {
+	var addrs []netip.Addr
+	if addr, err := netip.ParseAddrPort(m.Address); err == nil {
+		addrs = append(addrs, addr.Addr()) // for people who look; nothing depends on it
 	}
-	id := pki.Identity{Domain: d.ID, Frame: m.Frame, Bay: m.Bay, Serial: m.ID}
-	if cert, err = c.Authority.Sign(request, id, addr.Addr()); err != nil {
+	id := pki.Identity{Domain: domainID, Frame: m.Frame, Bay: m.Bay, Serial: m.ID}
+	if cert, err = a.Sign(request, id, addrs...); err != nil {
 		return nil, nil, err
 	}
-	cas, err = c.Authority.Bundle()
+	cas, err = a.Bundle()
 	return cert, cas, err
+}
+
+// enrol gives this module its own certificate, from its own CA.
+func enrol(a *pki.Authority, key *pki.Module, domainID string, self domain.Module) error {
+	request, err := key.Request()
+	if err != nil {
+		return err
+	}
+	cert, cas, err := sign(a, domainID, self, request)
+	if err != nil {
+		return err
+	}
+	return key.Install(cert, cas)
 }
 
 // clientTLS is for calls to the module of the record and no other.

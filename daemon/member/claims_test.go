@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"strings"
@@ -28,7 +27,8 @@ type machine struct {
 
 	node    *cluster.Node
 	claims  *Claims // of the founder
-	free    error   // why it cannot be claimed
+	office  *Office
+	free    error // why it cannot be claimed
 	stop    func()
 	tickets <-chan Ticket
 }
@@ -98,32 +98,23 @@ func (m *machine) unclaimed() {
 // member powers the machine on as its state says: this is what the daemon does.
 func (m *machine) member() error {
 	m.t.Helper()
-	st, err := Load(m.state)
-	if err != nil {
-		return err
-	}
 	ln := m.port()
-	cert, key, cas := m.key.Files()
-	cfg := cluster.Config{Dir: m.etcd, Name: m.self.ID, Log: m.log(), TLS: cluster.Files{Cert: cert, Key: key, CAs: cas},
-		URL: "https://" + m.self.Address, Join: st.Peers}
-	m.node, err = cluster.Open(cfg)
-	var damaged *cluster.DamagedError
-	if errors.As(err, &damaged) {
-		if err := damaged.SetAside(); err != nil {
-			return err
-		}
-		if cfg.Join, err = Reenter(m.t.Context(), m.key, st, cfg.URL); err != nil {
-			return err
-		}
-		m.node, err = cluster.Open(cfg)
-	}
-	if err != nil {
-		return errors.Join(err, ln.Close())
-	}
-	m.serve(ln, nil)
 	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
 	defer cancel()
-	return m.node.WaitReady(ctx)
+	var err error
+	m.node, err = m.boot().Member(ctx, func(n *cluster.Node) error {
+		m.node = n
+		m.serve(ln, nil)
+		return nil
+	})
+	if m.node == nil {
+		err = errors.Join(err, ln.Close())
+	}
+	return err
+}
+
+func (m *machine) boot() Boot {
+	return Boot{Dir: m.state, Etcd: m.etcd, Self: m.self, Key: m.key, Log: m.log()}
 }
 
 func (m *machine) serve(ln net.Listener, authority *pki.Authority) {
@@ -147,30 +138,25 @@ func (m *machine) found(name string) {
 			m.t.Fatal(err)
 		}
 	}
-	var err error
-	m.node, err = cluster.Start(m.t.Context(), cluster.Config{Dir: m.etcd, Name: m.self.ID, Log: m.log(), TLS: cluster.Files{}})
-	must(err)
-	must(m.node.Close()) // until now it was alone and had no certificate
 	authority, err := pki.Open(m.tls, name)
 	must(err)
+	m.node, err = m.boot().Alone(m.t.Context(), authority)
+	must(err)
+	first := m.node
 	ln := m.port()
+	m.claims = &Claims{Records: NewRecords(m.node.Client()), Members: m.node, Authority: authority, Self: m.key, Finder: NewFinder(m.log()), Log: m.log()}
+	m.office = &Office{
+		Claims: m.claims, Node: m.node, Self: func() domain.Module { return m.self }, Dir: m.state,
+		Listen: sync.OnceValue(func() error { m.serve(ln, authority); return nil }),
+	}
+	for range 2 { // as after a crash
+		d, err := m.office.CreateDomain(m.t.Context(), name)
+		must(err)
+		if d.ID != DomainID(authority) || d.Name != name || d.Founder != m.self.ID || m.node != first {
+			m.t.Errorf("domain %+v, want one founded by %s without a restart", d, m.self.ID)
+		}
+	}
 	m.self.Role = domain.RoleOfAppliance
-	cfg := cluster.Config{Dir: m.etcd, Name: m.self.ID, Log: m.log()}
-	m.claims = &Claims{Authority: authority, Self: m.key, Finder: NewFinder(m.log()), Log: m.log()}
-	d := domain.Domain{ID: domain.NewID(), Name: name}
-	must(m.claims.Enrol(d, m.self))
-	cert, key, cas := m.key.Files()
-	cfg.TLS = cluster.Files{Cert: cert, Key: key, CAs: cas}
-	m.node, err = cluster.Start(m.t.Context(), cfg)
-	must(err)
-	m.claims.Members, m.claims.Records = m.node, NewRecords(m.node.Client())
-	_, err = m.claims.Records.Found(m.t.Context(), name, m.self)
-	must(err)
-	_, err = m.claims.Records.Domain.Update(m.t.Context(), func(have *domain.Domain) error { have.ID = d.ID; return nil })
-	must(err)
-	must(State{Domain: d.ID, Name: name, Role: m.self.Role}.Save(m.state))
-	m.serve(ln, authority)
-	must(m.node.Advertise(m.t.Context(), "https://"+m.self.Address))
 }
 
 func (m *machine) claim(c *machine, role, replaces string) error {
@@ -258,6 +244,22 @@ func TestThreeModulesBecomeADomain(t *testing.T) {
 	for _, m := range []*machine{a, b, w} {
 		m.votes(3)
 	}
+
+	t.Run("the votes", func(t *testing.T) {
+		r, err := a.office.Votes(t.Context())
+		if err != nil || r.Voters != 3 || r.Healthy != 3 || r.Members[2].Title != "f3, appliance bay 1" || r.Members[2].Role != domain.RoleOfWitness {
+			t.Errorf("Votes = %+v, %v; want three that answer, the last one the witness in frame f3", r, err)
+		}
+		if err := a.office.HandOver(t.Context(), "SB"); domain.KindOf(err) != domain.Conflict {
+			t.Errorf("HandOver without an election = %v", err)
+		}
+		if err := a.boot().Remember(t.Context(), a.node, map[string]uint64{"1": 2}); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := Load(a.state); err != nil || len(st.Peers) != 3 || st.Epochs["1"] != 2 {
+			t.Errorf("remembered %+v, %v", st, err)
+		}
+	})
 
 	t.Run("the authority goes to the standby and not to the witness", func(t *testing.T) {
 		if err := FetchAuthority(t.Context(), b.key, a.self.Address, b.tls); err != nil {
@@ -376,8 +378,5 @@ func (m *machine) restartFounder() {
 	if err := m.member(); err != nil {
 		m.t.Fatal(err)
 	}
-	m.claims.Members, m.claims.Records = m.node, NewRecords(m.node.Client())
-	if err := m.node.Advertise(m.t.Context(), "https://"+m.self.Address); err != nil {
-		m.t.Fatal(fmt.Errorf("restart: %w", err))
-	}
+	m.claims.Members, m.claims.Records, m.office.Node = m.node, NewRecords(m.node.Client()), m.node
 }

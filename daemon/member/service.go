@@ -171,20 +171,7 @@ func (c *Claims) renewSelf(d domain.Domain, m domain.Module) error {
 	if err != nil || !c.Self.Ageing() && sameCAs(c.Self.Trusted(), cas) {
 		return err
 	}
-	return c.Enrol(d, m)
-}
-
-// Enrol gives this module its own certificate: the founder's, from its own CA.
-func (c *Claims) Enrol(d domain.Domain, self domain.Module) error {
-	request, err := c.Self.Request()
-	if err != nil {
-		return err
-	}
-	cert, cas, err := c.sign(d, self, request)
-	if err != nil {
-		return err
-	}
-	return c.Self.Install(cert, cas)
+	return enrol(c.Authority, c.Self, d.ID, m)
 }
 
 func sameCAs(a, b []byte) bool {
