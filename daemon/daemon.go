@@ -103,10 +103,10 @@ func Run(ctx context.Context, cfg Config) error {
 	g.Go(func() error { return d.journal.Run(ctx) })
 	authority, err := pki.Open(filepath.Join(cfg.State, "tls"), d.name())
 	if err != nil {
-		return err
+		return d.trouble(ctx, "certificate authority", err)
 	}
 	if d.node, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(cfg.State, "etcd"), Name: d.inv.Bay.Serial, Log: d.log.With("part", "etcd")}); err != nil {
-		return err
+		return d.trouble(ctx, "domain state", err)
 	}
 	defer func() {
 		if err := d.node.Close(); err != nil {
