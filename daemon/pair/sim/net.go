@@ -11,16 +11,12 @@ const (
 	networks
 )
 
-var netNames = [networks]string{"mirror", "management", "frame link"}
-
 // network says which direction of which link is cut; several faults may cut
 // the same one.
 type network struct {
 	cuts [networks][3][3]int
 	slow int // percent of hellos that get lost or late
 }
-
-func (n *network) init() {}
 
 // open says that a packet from a to b arrives.
 func (n *network) open(net int, a, b pair.Side) bool { return n.cuts[net][a][b] == 0 }

@@ -93,7 +93,6 @@ func newWorld(cfg Config) *World {
 		cfg.Voters = 3
 	}
 	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x6261797374726561)), faulty: true, lossy: cfg.Script == nil}
-	w.net.init()
 	w.store.init(w)
 	for s := range w.nodes {
 		w.nodes[s] = newNode(w, pair.Side(s))
