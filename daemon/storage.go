@@ -144,6 +144,15 @@ func (r *storageRole) Ready() error {
 	return nil
 }
 
+// MayClone implements deploy.Storage.
+func (r *storageRole) MayClone() error {
+	st, err := r.up()
+	if err != nil {
+		return err
+	}
+	return kinds(st.MayClone(), "OS volume")
+}
+
 // kinds gives storage's errors the kind that REST needs.
 func kinds(err error, object string) error {
 	var de *domain.Error

@@ -57,6 +57,8 @@ type Access struct {
 type Storage interface {
 	// Ready says whether volumes can be made and served now, else why not.
 	Ready() error
+	// MayClone says whether the pool has room for another clone.
+	MayClone() error
 	// Create makes the clone and its device; repeating it changes nothing. It
 	// returns the volume's size in bytes.
 	Create(ctx context.Context, spec VolumeSpec) (int64, error)
@@ -174,7 +176,7 @@ func profileRef(p domain.ServerProfile) domain.AssociatedResource {
 // CreateProfile stores a profile and, if it names a plan, deploys it.
 func (d *Deployer) CreateProfile(ctx context.Context, owner string, p domain.ServerProfile) (domain.Task, error) {
 	if p.OSDeploymentSettings != nil && p.OSDeploymentSettings.OSDeploymentPlanURI != "" {
-		if err := d.ready(); err != nil {
+		if err := d.mayClone(); err != nil {
 			return domain.Task{}, err
 		}
 		if _, err := d.resolve(ctx, p); err != nil {
@@ -332,6 +334,11 @@ func (d *Deployer) UpdateProfile(ctx context.Context, owner string, p domain.Ser
 	if err != nil {
 		return domain.Task{}, err
 	}
+	if again {
+		if err := d.mayClone(); err != nil {
+			return domain.Task{}, err
+		}
+	}
 	moved := old.ServerHardwareURI != p.ServerHardwareURI
 	if previous != "" && (again || moved) {
 		if err := d.quiet(ctx, previous); err != nil {
@@ -486,6 +493,14 @@ func (d *Deployer) quiet(ctx context.Context, id string) error {
 // ready refuses work that needs the storage role.
 func (d *Deployer) ready() error {
 	return d.storage.Ready()
+}
+
+// mayClone refuses at once what its task could not do.
+func (d *Deployer) mayClone() error {
+	if err := d.ready(); err != nil {
+		return err
+	}
+	return d.storage.MayClone()
 }
 
 // volumesOf are the volumes that belong to the profile and are not in the

@@ -27,7 +27,8 @@ type fakeStorage struct {
 	made     int
 }
 
-func (f *fakeStorage) Ready() error { return nil }
+func (f *fakeStorage) Ready() error    { return nil }
+func (f *fakeStorage) MayClone() error { return nil }
 
 func (f *fakeStorage) Create(_ context.Context, s VolumeSpec) (int64, error) {
 	f.mu.Lock()

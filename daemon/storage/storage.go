@@ -230,11 +230,7 @@ func (s *Storage) createVolume(ctx context.Context, spec Spec) (Volume, error) {
 	case found && v.Made:
 		return v, s.up(ctx, v, false)
 	case !found:
-		st, err := s.pool.Status()
-		if err != nil {
-			return Volume{}, err
-		}
-		if err := st.Guard(0); err != nil {
+		if err := s.MayClone(); err != nil {
 			return Volume{}, err
 		}
 		if v, err = s.book.addVolume(ctx, spec); err != nil {
@@ -252,6 +248,9 @@ func (s *Storage) createVolume(ctx context.Context, spec Spec) (Volume, error) {
 	s.log.Info("OS volume made", "volume", v.ID, "name", v.Name, "golden", v.GoldenID, "bytes", v.SizeBytes, "device", v.Device())
 	return v, nil
 }
+
+// MayClone says whether the pool takes another volume; else it is ErrPoolFull.
+func (s *Storage) MayClone() error { return s.room(0) }
 
 // complete checks a Spec and fills the size in.
 func (s *Storage) complete(spec *Spec) error {
