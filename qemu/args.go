@@ -2,10 +2,10 @@ package qemu
 
 import (
 	"fmt"
-	"os"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 )
 
 // Files of Debian's package ovmf.
@@ -46,11 +46,14 @@ func (v *VM) arguments(alone bool) []string {
 	}
 	args = append(args, v.bootArguments()...)
 	args = append(args, c.Identity.arguments()...)
+	for _, slot := range v.slots() {
+		args = append(args, slotArguments(slot)...)
+	}
 	for _, n := range c.NICs {
 		args = append(args, v.nicArguments(n, alone)...)
 	}
 	for i, d := range c.Disks {
-		args = append(args, d.arguments(fmt.Sprintf("disk%d", i))...)
+		args = append(args, v.diskArguments(d.id(i), d, alone)...)
 	}
 	if c.Watchdog {
 		args = append(args, "-device", "i6300esb", "-action", "watchdog=reset")
@@ -113,40 +116,64 @@ func (id Identity) arguments() []string {
 	return append(args, "-smbios", oem)
 }
 
-func (v *VM) nicArguments(n NIC, alone bool) []string {
-	slot := fmt.Sprintf("slot%d", n.Slot)
-	netdev := fmt.Sprintf("stream,id=net%d,server=off,addr.type=unix,addr.path=%s", n.Slot, quote(v.socket(n.id())))
-	if alone {
-		netdev = fmt.Sprintf("user,id=net%d,restrict=on", n.Slot)
-	}
-	device := fmt.Sprintf("virtio-net-pci,id=%s,bus=%s,netdev=net%d,mac=%s", n.id(), slot, n.Slot, n.MAC)
-	if n.Boot > 0 {
-		device += fmt.Sprintf(",bootindex=%d", n.Boot) // with QEMU's iPXE ROM
-	} else {
-		device += ",romfile="
-	}
-	return []string{
-		"-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d", slot, n.Slot, n.Slot),
-		"-netdev", netdev, "-device", device,
-	}
+func slotArguments(slot int) []string {
+	return []string{"-device", fmt.Sprintf("pcie-root-port,id=%s,bus=pcie.0,chassis=%d,slot=%d", slotID(slot), slot, slot)}
 }
 
-func (d Disk) arguments(id string) []string {
-	direct := "off"
-	if f, err := os.OpenFile(d.Path, os.O_RDWR|syscall.O_DIRECT, 0); err == nil {
-		f.Close()
-		direct = "on" // the file system can: no second cache on the host
+func (v *VM) nicArguments(n NIC, alone bool) []string {
+	return []string{"-netdev", options(v.netdev(n, alone)), "-device", options(n.device())}
+}
+
+// netdev is what is behind a NIC, as the arguments of netdev_add.
+func (v *VM) netdev(n NIC, alone bool) map[string]any {
+	if alone {
+		return map[string]any{"type": "user", "id": n.netdevID(), "restrict": true}
 	}
-	device := fmt.Sprintf("virtio-blk-pci,id=%s,drive=%s", id, id)
-	if d.Serial != "" {
-		device += ",serial=" + quote(d.Serial)
+	return map[string]any{"type": "stream", "id": n.netdevID(), "server": false,
+		"addr": map[string]any{"type": "unix", "path": v.socket(n.id())}}
+}
+
+// device is the NIC as the module sees it, as the arguments of device_add.
+func (n NIC) device() map[string]any {
+	device := map[string]any{"driver": "virtio-net-pci", "id": n.id(), "bus": slotID(n.Slot), "netdev": n.netdevID(), "mac": n.MAC.String()}
+	if n.Boot > 0 {
+		device["bootindex"] = n.Boot // with QEMU's iPXE ROM
+	} else {
+		device["romfile"] = ""
 	}
-	return []string{
-		"-blockdev", fmt.Sprintf("driver=file,node-name=%s-file,filename=%s,discard=unmap,cache.direct=%s", id, quote(d.Path), direct),
-		"-blockdev", fmt.Sprintf("driver=raw,node-name=%s,file=%s-file,discard=unmap,cache.direct=%s", id, id, direct),
-		"-device", device,
-	}
+	return device
 }
 
 // quote protects the commas in a value of a QEMU option.
 func quote(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// options writes what QMP takes as JSON as a command line's option: nested names
+// with dots, the driver or type first.
+func options(m map[string]any) string {
+	var words []string
+	var walk func(prefix string, m map[string]any)
+	walk = func(prefix string, m map[string]any) {
+		for _, k := range slices.Sorted(maps.Keys(m)) {
+			name := prefix + k
+			switch v := m[k].(type) {
+			case map[string]any:
+				walk(name+".", v)
+			case bool:
+				words = append(words, name+"="+map[bool]string{true: "on", false: "off"}[v])
+			default:
+				words = append(words, name+"="+quote(fmt.Sprint(v)))
+			}
+		}
+	}
+	walk("", m)
+	slices.SortStableFunc(words, func(a, b string) int {
+		first := func(s string) int {
+			if strings.HasPrefix(s, "driver=") || strings.HasPrefix(s, "type=") {
+				return 0
+			}
+			return 1
+		}
+		return first(a) - first(b)
+	})
+	return strings.Join(words, ",")
+}

@@ -46,6 +46,20 @@ func (s *Switch) SetFault(f Fault) error {
 	return nil
 }
 
+// Fault returns the fault of the whole network.
+func (s *Switch) Fault() Fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fault
+}
+
+// Fault returns the fault of one port.
+func (p *Port) Fault() Fault {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	return p.fault
+}
+
 // SetFault replaces the fault of one port.
 func (p *Port) SetFault(f Fault) error {
 	if err := f.check(); err != nil {

@@ -38,10 +38,13 @@ type Config struct {
 	Appliance ModuleConfig
 	Module    ModuleConfig // the compute modules
 	DiskBytes int64        // an appliance's data disk; 8 GiB if 0
-	Firmware  Firmware     // of compute modules; UEFI if ""
-	VLAN      uint16       // the deployment network's; 1300 if 0
-	Seed      uint64       // of random faults
-	Log       *slog.Logger // nil: silent
+	// ServeDisks puts drives of ours under the appliances' data disks, with a
+	// volatile cache that a power cut loses, and faults (see VM.Drive).
+	ServeDisks bool
+	Firmware   Firmware     // of compute modules; UEFI if ""
+	VLAN       uint16       // the deployment network's; 1300 if 0
+	Seed       uint64       // of random faults
+	Log        *slog.Logger // nil: silent
 }
 
 // A ModuleConfig is what the modules of a kind have.
@@ -249,7 +252,7 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 		return c
 	}
 	if p.kind == ApplianceBay {
-		vc.Document = f.document(p)
+		vc.Document, vc.Spare = f.document(p), slices.Clone(spareSlots)
 		id.OEM = p.oem(cfg.Frames, cfg.VLAN)
 		vc.Kernel, vc.Initramfs, vc.Cmdline = cfg.Kernel, cfg.Initramfs, cfg.Cmdline
 		vc.NICs = []NIC{
@@ -263,7 +266,7 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 			os.Remove(f.passwordFile())
 			os.Remove(f.caFile())
 		}
-		vc.Disks = []Disk{{Path: disk, Size: cfg.DiskBytes, Serial: p.serial()}}
+		vc.Disks = []Disk{{Path: disk, Size: cfg.DiskBytes, Serial: p.serial(), Served: cfg.ServeDisks, Seed: cfg.Seed + uint64(p.frame)}}
 	} else {
 		vc.Firmware = cfg.Firmware
 		vc.NICs = []NIC{
@@ -282,6 +285,7 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 			cfg.Log.Warn("state", "err", err)
 		}
 	}
+	vm.changed = func(what string) { f.manager.Changed(p.location(), what) }
 	b := &Bay{VM: vm, Kind: p.kind, Frame: f.Serial, Number: p.bay, Identity: id}
 	for _, n := range vc.NICs {
 		b.MACs = append(b.MACs, n.MAC.String())
@@ -354,12 +358,25 @@ func (f *Frame) SetCarrier(ctx context.Context, network *Switch, bay string, up 
 	if err != nil {
 		return err
 	}
-	for _, n := range b.cfg.NICs {
-		if n.Network == network {
-			return b.SetLink(ctx, n.Slot, up)
-		}
+	if slot, ok := b.slotOn(network); ok {
+		return b.SetLink(ctx, slot, up)
 	}
 	return fmt.Errorf("%s has no port on network %s", bay, network.name)
+}
+
+// Heal ends all faults of the linked frames: networks, carriers, BMCs, sensors,
+// disks, modules that hang. What is damaged stays damaged.
+func (f *Frame) Heal(ctx context.Context) error {
+	for _, n := range f.rig.networks {
+		n.Heal()
+	}
+	var errs []error
+	for _, g := range f.rig.frames {
+		for _, b := range g.Bays {
+			errs = append(errs, b.heal(ctx))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // Host returns our machine on the management network, 192.0.2.1.

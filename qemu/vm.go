@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"baystream/qemu/block"
 	"baystream/qemu/bmc"
 )
 
@@ -43,6 +44,7 @@ type VMConfig struct {
 	Document func() []byte // FRU device 1 of the module's BMC; nil: none
 	NICs     []NIC
 	Disks    []Disk
+	Spare    []int // empty PCIe slots, for PlugDisk and PlugNIC
 
 	Display  bool // a VGA card, for Screendump
 	Watchdog bool // an i6300esb watchdog that resets the VM
@@ -79,13 +81,19 @@ type NIC struct {
 	Boot    int // order for the firmware, 0: not bootable, no ROM
 }
 
-func (n NIC) id() string { return fmt.Sprintf("nic%d", n.Slot) }
+func (n NIC) id() string       { return fmt.Sprintf("nic%d", n.Slot) }
+func (n NIC) netdevID() string { return fmt.Sprintf("net%d", n.Slot) }
 
 // A Disk is a raw image file, created sparse where there is none.
 type Disk struct {
 	Path   string
 	Size   int64 // bytes
 	Serial string
+	// Served puts a drive of ours (see package block) between QEMU and the
+	// file: one with a volatile cache, which can fail.
+	Served bool
+	Seed   uint64 // of the drive's faults
+	Slot   int    // PCIe slot, where it can be unplugged; 0: inside
 }
 
 // A VM is a module's computer: off, or a QEMU process.
@@ -100,10 +108,12 @@ type VM struct {
 	wg       sync.WaitGroup
 	ports    []*Port
 	bmc      controller
+	drives   drives
 	life     context.Context // ends with Close
 	end      context.CancelFunc
 
-	powered func(on bool) // called after each change of power; may be nil
+	powered func(on bool)     // called after each change of power; may be nil
+	changed func(what string) // called after something was plugged or unplugged; may be nil
 
 	power sync.Mutex // held while power changes
 
@@ -114,6 +124,7 @@ type VM struct {
 	bootMark int64
 	// noCarrier are the slots whose cable is out.
 	noCarrier map[int]bool
+	leaving   map[string]chan struct{} // devices that are being unplugged
 }
 
 // NewVM prepares a module: its files, its ports, its consoles. It is off.
@@ -124,7 +135,7 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 	if cfg.CPUs == 0 {
 		cfg.CPUs = 1
 	}
-	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name), noCarrier: map[int]bool{}}
+	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name), noCarrier: map[int]bool{}, leaving: map[string]chan struct{}{}}
 	v.life, v.end = context.WithCancel(context.Background())
 	v.bmc.BMC = bmc.New(bmc.Config{
 		UUID:     cfg.Identity.UUID,
@@ -169,6 +180,11 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 		return nil, err
 	}
 	v.wg.Go(func() { v.serveBMC(management) })
+	for i, d := range cfg.Disks {
+		if err := v.serveDisk(d.id(i), d); err != nil {
+			return nil, err
+		}
+	}
 	for _, n := range cfg.NICs {
 		p, err := n.Network.Listen(v.socket(n.id()), n.Port)
 		if err != nil {
@@ -181,17 +197,7 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 
 func (v *VM) prepareFiles() error {
 	for _, d := range v.cfg.Disks {
-		f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_CREATE, 0o600)
-		if err != nil {
-			return err
-		}
-		if st, err := f.Stat(); err != nil || st.Size() < d.Size {
-			if err := errors.Join(err, f.Truncate(d.Size)); err != nil {
-				f.Close()
-				return err
-			}
-		}
-		if err := f.Close(); err != nil {
+		if err := d.create(); err != nil {
 			return err
 		}
 	}
@@ -330,6 +336,7 @@ func (v *VM) start(ctx context.Context) error {
 	v.wg.Go(func() {
 		<-gone
 		lines.Wait()
+		v.cutDrives()
 		for _, c := range v.consoles {
 			c.setPower(false)
 		}
@@ -364,7 +371,7 @@ func (v *VM) connect(ctx context.Context, gone <-chan struct{}, lines *sync.Wait
 	if err != nil {
 		return err
 	}
-	q, err := NewQMP(ctx, conn, func(e Event) { v.log.Debug("qmp", "event", e.Name, "data", string(e.Data)) })
+	q, err := NewQMP(ctx, conn, v.event)
 	if err != nil {
 		return v.explain(err)
 	}
@@ -463,6 +470,10 @@ func (v *VM) Reset(ctx context.Context) error {
 	v.mu.Lock()
 	v.bootMark = v.consoles[0].Mark()
 	v.mu.Unlock()
+	// QEMU waits for requests on their way before it resets, for ever if a
+	// drive stalls; a controller gives them up.
+	v.drives.each(func(_ string, d *block.Drive) { d.Abort(true) })
+	defer v.drives.each(func(_ string, d *block.Drive) { d.Abort(false) })
 	return v.Do(ctx, "system_reset", nil, nil)
 }
 
@@ -515,6 +526,26 @@ func (v *VM) restoreCarriers(ctx context.Context) error {
 	return nil
 }
 
+// heal ends what was done to the module.
+func (v *VM) heal(ctx context.Context) error {
+	v.SetBMC(true)
+	v.bmc.HealSensors()
+	v.drives.each(func(_ string, d *block.Drive) { d.Heal() })
+	v.mu.Lock()
+	lost := maps.Clone(v.noCarrier)
+	v.mu.Unlock()
+	var errs []error
+	for slot, down := range lost {
+		if down {
+			errs = append(errs, v.SetLink(ctx, slot, true))
+		}
+	}
+	if v.On() {
+		errs = append(errs, v.Resume(ctx))
+	}
+	return errors.Join(errs...)
+}
+
 // Screendump writes a PNG of the VGA screen. The module needs a Display.
 func (v *VM) Screendump(ctx context.Context, path string) error {
 	if !v.cfg.Display {
@@ -542,12 +573,26 @@ func (v *VM) WaitConsole(ctx context.Context, re *regexp.Regexp) ([]string, erro
 
 // Port returns the network port of the NIC in a slot.
 func (v *VM) Port(slot int) (*Port, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	for i, n := range v.cfg.NICs {
 		if n.Slot == slot {
 			return v.ports[i], nil
 		}
 	}
 	return nil, fmt.Errorf("vm %s: no NIC in slot %d", v.cfg.Name, slot)
+}
+
+// slotOn returns the slot of the NIC on a network.
+func (v *VM) slotOn(network *Switch) (slot int, ok bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, n := range v.cfg.NICs {
+		if n.Network == network {
+			return n.Slot, true
+		}
+	}
+	return 0, false
 }
 
 // CommandLine returns a shell command that runs the same machine by itself:
@@ -578,6 +623,7 @@ func (v *VM) Close() {
 		c.close()
 	}
 	v.wg.Wait()
+	v.drives.each(func(_ string, d *block.Drive) { d.Close() })
 	for _, f := range v.logs {
 		f.Close() // a second Close is no harm
 	}

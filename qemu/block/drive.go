@@ -37,6 +37,8 @@ type Drive struct {
 	undo    []undone // what unflushed writes overwrote, the oldest first
 	undoLen int
 	faults  faults
+	clients int
+	idle    chan struct{} // closed when there are none; nil: nobody waits
 }
 
 // undone is what was in a place before a write.

@@ -62,13 +62,40 @@ func (d *Drive) Serve(l net.Listener, failed func(error)) {
 		if err != nil {
 			return
 		}
+		d.busy(1)
 		wg.Go(func() {
+			defer d.busy(-1)
 			defer conn.Close()
 			if err := d.serve(conn); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, net.ErrClosed) {
 				failed(fmt.Errorf("nbd: %w", err))
 			}
 		})
 	}
+}
+
+func (d *Drive) busy(change int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.clients += change
+	if d.clients == 0 && d.idle != nil {
+		close(d.idle)
+		d.idle = nil
+	}
+}
+
+// WaitIdle waits until all clients have left and their requests are done.
+func (d *Drive) WaitIdle() {
+	d.mu.Lock()
+	if d.clients == 0 {
+		d.mu.Unlock()
+		return
+	}
+	if d.idle == nil {
+		d.idle = make(chan struct{})
+	}
+	idle := d.idle
+	d.mu.Unlock()
+	<-idle
 }
 
 func (d *Drive) serve(conn net.Conn) error {

@@ -5,7 +5,8 @@
 // It prints "guest: slot N MAC" for each NIC in a numbered PCIe slot, "guest:
 // oem TEXT" for each OEM string and "guest: location TEXT", then "guest:
 // ready". It takes "addr SLOT VLAN PREFIX" (VLAN 0: untagged), "listen PORT"
-// (TCP echo), "carrier SLOT", "ipmi NETFN CMD HEX..." (the answer in hexadecimal, completion
+// (TCP echo), "carrier SLOT", "disks" (serial numbers), "io read|write SERIAL
+// OFFSET LENGTH" (O_DIRECT, then fsync; how long it took or the error), "ipmi NETFN CMD HEX..." (the answer in hexadecimal, completion
 // code first), "fru ID" (its contents), "get URL USER PASSWORD SHA256" (HTTPS,
 // of a server with that certificate) and "poweroff". It prints what it found
 // out as "guest: says TEXT" and answers with "guest: ok LINE" or the error.
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -123,6 +125,7 @@ func bySlot() (map[string]netlink.Link, error) {
 
 func obey(nics map[string]netlink.Link, words []string) error {
 	switch {
+	case len(words) == 0:
 	case len(words) == 4 && words[0] == "addr":
 		link := nics[words[1]]
 		if link == nil {
@@ -136,8 +139,10 @@ func obey(nics map[string]netlink.Link, words []string) error {
 		}
 		go echo(l)
 		return nil
+	case words[0] == "disks" || len(words) == 5 && words[0] == "io":
+		return disks(words)
 	case len(words) == 2 && words[0] == "carrier":
-		return carrier(nics[words[1]])
+		return carrier(nics, words[1])
 	case len(words) >= 3 && words[0] == "ipmi":
 		return sendIPMI(words[1:])
 	case len(words) == 2 && words[0] == "fru":
@@ -148,9 +153,18 @@ func obey(nics map[string]netlink.Link, words []string) error {
 	return errors.New("what?")
 }
 
-func carrier(link netlink.Link) error {
+func carrier(nics map[string]netlink.Link, slot string) error {
+	if nics[slot] == nil { // something may have been plugged in
+		now, err := bySlot()
+		if err != nil {
+			return err
+		}
+		maps.Copy(nics, now)
+	}
+	link := nics[slot]
 	if link == nil {
-		return errors.New("no such slot")
+		fmt.Println("guest: says none")
+		return nil
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
