@@ -46,6 +46,9 @@ func (s *Switch) CaptureFile(path string) (stop func() error, err error) {
 }
 
 func (s *Switch) tapped(f Frame8023) {
+	if s.recorder != nil {
+		s.recorder.add(f)
+	}
 	for t := range s.taps {
 		if t.err != nil {
 			continue

@@ -47,16 +47,17 @@ type Switch struct {
 	name string
 	log  *slog.Logger
 
-	mu     sync.Mutex
-	ports  map[string]*Port
-	fdb    map[station]entry
-	fault  Fault
-	cuts   map[cut]bool
-	rng    *rand.Rand
-	taps   map[*tap]bool
-	filter func(Frame8023) bool
-	silent bool
-	closed bool
+	mu       sync.Mutex
+	ports    map[string]*Port
+	fdb      map[station]entry
+	fault    Fault
+	cuts     map[cut]bool
+	rng      *rand.Rand
+	taps     map[*tap]bool
+	recorder *recorder // nil: nothing is remembered
+	filter   func(Frame8023) bool
+	silent   bool
+	closed   bool
 }
 
 type station struct {

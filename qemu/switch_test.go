@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -357,6 +358,41 @@ func FuzzParse8023(f *testing.F) {
 		}
 		if diff := cmp.Diff(b, got.tagged()); diff != "" {
 			t.Errorf("tag off and on (-want +got):\n%s", diff)
+		}
+	})
+}
+
+func TestNetworkRemembersItsLastFrames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestSwitch(t, "net")
+		s.Record()
+		a := attach(t, s, 1, PortConfig{Name: "a"})
+		for i := range recordFrames + 10 {
+			a.say(everybody, 7, fmt.Sprintf("%d %s", i, strings.Repeat("x", 300)))
+		}
+		var b bytes.Buffer
+		if err := s.WriteRecent(&b); err != nil {
+			t.Fatal(err)
+		}
+		r, err := pcapgo.NewReader(&b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		n := 0
+		for {
+			data, info, err := r.ReadPacketData()
+			if err != nil {
+				break
+			}
+			if n++; n == 1 || n == recordFrames {
+				text, _, _ := strings.Cut(string(data[18:]), " ")
+				got = append(got, fmt.Sprintf("%s: %d of %v", text, len(data), info.Length > 300))
+			}
+		}
+		want := []string{"10: 256 of true", fmt.Sprintf("%d: 256 of true", recordFrames+9)}
+		if diff := cmp.Diff(want, got); diff != "" || n != recordFrames {
+			t.Errorf("%d frames (-want +got):\n%s", n, diff)
 		}
 	})
 }

@@ -69,7 +69,8 @@ func moduleRoot() (string, error) {
 
 // StartFrame starts a frame whose appliances are set up, for the length of a
 // test; every linked frame's REST is logged in. When the test fails, the log
-// gets each module's last console lines and how to run it by hand.
+// gets each module's last console lines, where the networks' last frames are
+// kept, and how to run the test, or a module, by hand.
 func StartFrame(t testing.TB, opts ...Option) *Frame {
 	t.Helper()
 	image := Need(t)
@@ -95,6 +96,9 @@ func StartBare(t testing.TB, opts ...Option) *Frame {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, n := range f.Networks() {
+		n.Record()
+	}
 	t.Cleanup(func() {
 		if t.Failed() {
 			f.report(t)
@@ -104,17 +108,6 @@ func StartBare(t testing.TB, opts ...Option) *Frame {
 		}
 	})
 	return f
-}
-
-func (f *Frame) report(t testing.TB) {
-	for _, g := range f.rig.frames {
-		for _, b := range g.Bays {
-			if b.Console().Mark() > 0 || b.On() {
-				t.Logf("%s (%s): the console's last lines:\n%s\nto run it by hand: %s",
-					b.Name(), b.Identity.Location, b.Console().Tail(60), b.CommandLine())
-			}
-		}
-	}
 }
 
 // Context ends with the test, or after a time that is generous with KVM and is
