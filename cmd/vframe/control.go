@@ -20,16 +20,7 @@ import (
 type (
 	powerRequest struct{ Bay, Action string }
 
-	faultRequest struct {
-		Network string
-		Port    string // "": the whole network
-		Kind    string // loss, delay, duplicate, cut, oneway, portdown, portup, heal
-		To      string // of oneway
-		Value   float64
-		Delay   time.Duration
-		Jitter  time.Duration
-		Groups  [][]string // of cut
-	}
+	faultRequest struct{ Words []string }
 
 	captureRequest struct {
 		Network, File string
@@ -45,7 +36,7 @@ func serveControl(f *qemu.Frame, down func()) (stop func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &control{frame: f, faults: map[string]qemu.Fault{}, captures: map[string]func() error{}}
+	c := &control{frame: f, captures: map[string]func() error{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, f.State()) })
 	mux.HandleFunc("POST /down", func(w http.ResponseWriter, _ *http.Request) {
@@ -55,6 +46,7 @@ func serveControl(f *qemu.Frame, down func()) (stop func(), err error) {
 	handle(mux, "POST /power", c.power)
 	handle(mux, "POST /fault", c.fault)
 	handle(mux, "POST /capture", c.capture)
+	handle(mux, "POST /plug", c.plug)
 	srv := &http.Server{Handler: mux}
 	var wg sync.WaitGroup
 	wg.Go(func() { srv.Serve(l) })
@@ -89,7 +81,6 @@ type control struct {
 	frame *qemu.Frame
 
 	mu       sync.Mutex
-	faults   map[string]qemu.Fault // by network, or network/port
 	captures map[string]func() error
 }
 
@@ -113,85 +104,6 @@ func (c *control) power(ctx context.Context, r powerRequest) error {
 		err = fmt.Errorf("power %q: want on, off, reset or button", r.Action)
 	}
 	return err
-}
-
-func (c *control) fault(_ context.Context, r faultRequest) error {
-	if r.Kind == "heal" && r.Network == "" {
-		for _, n := range c.frame.Networks() {
-			c.heal(n)
-		}
-		return nil
-	}
-	n, err := c.frame.Network(r.Network)
-	if err != nil {
-		return err
-	}
-	switch r.Kind {
-	case "heal":
-		c.heal(n)
-		return nil
-	case "cut":
-		return n.Partition(r.Groups...)
-	case "oneway":
-		return n.Cut(star(r.Port), star(r.To))
-	case "portdown", "portup":
-		p, err := n.Port(r.Port)
-		if err != nil {
-			return err
-		}
-		p.SetSilent(r.Kind == "portdown")
-		return nil
-	}
-	return c.tune(n, r)
-}
-
-// star takes "*" for every port.
-func star(name string) string {
-	if name == "*" {
-		return ""
-	}
-	return name
-}
-
-// tune changes one value of a fault and leaves the others.
-func (c *control) tune(n *qemu.Switch, r faultRequest) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	key, set := n.Name(), n.SetFault
-	if r.Port != "" {
-		p, err := n.Port(r.Port)
-		if err != nil {
-			return err
-		}
-		key, set = n.Name()+"/"+r.Port, p.SetFault
-	}
-	f := c.faults[key]
-	switch r.Kind {
-	case "loss":
-		f.Loss = r.Value
-	case "duplicate":
-		f.Duplicate = r.Value
-	case "delay":
-		f.Delay, f.Jitter = r.Delay, r.Jitter
-	default:
-		return fmt.Errorf("fault %q: unknown; see vframe fault -help", r.Kind)
-	}
-	if err := set(f); err != nil {
-		return err
-	}
-	c.faults[key] = f
-	return nil
-}
-
-func (c *control) heal(n *qemu.Switch) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n.Heal()
-	for key := range c.faults {
-		if key == n.Name() || strings.HasPrefix(key, n.Name()+"/") {
-			delete(c.faults, key)
-		}
-	}
 }
 
 func (c *control) capture(_ context.Context, r captureRequest) error {

@@ -38,7 +38,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	dir := root.PersistentFlags().String("dir", "build/frame", "directory of the frame")
 	root.AddCommand(upCommand(dir), downCommand(dir), statusCommand(dir), consoleCommand(dir), powerCommand(dir),
-		faultCommand(dir), captureCommand(dir), demoCommand(dir))
+		faultCommand(dir), plugCommand(dir), unplugCommand(dir), captureCommand(dir), demoCommand(dir))
 	root.SetArgs(longFlags(args))
 	root.SetOut(out)
 	root.SetErr(out)

@@ -6,9 +6,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"baystream/qemu"
+	"baystream/qemu/block"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestFlagsTakeOneDash(t *testing.T) {
@@ -19,39 +20,67 @@ func TestFlagsTakeOneDash(t *testing.T) {
 	}
 }
 
-func TestParseFault(t *testing.T) {
-	for _, c := range []struct {
-		words string
-		want  faultRequest
-		err   string
-	}{
-		{"loss ic3 10", faultRequest{Kind: "loss", Network: "ic3", Value: 0.1}, ""},
-		{"loss ic3/compute1 2.5%", faultRequest{Kind: "loss", Network: "ic3", Port: "compute1", Value: 0.025}, ""},
-		{"loss ic3 101", faultRequest{}, "percentage"},
-		{"delay ic6 20ms 5ms", faultRequest{Kind: "delay", Network: "ic6", Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond}, ""},
-		{"delay ic6 20", faultRequest{}, "20ms"},
-		{"cut management a,b c", faultRequest{Kind: "cut", Network: "management", Groups: [][]string{{"a", "b"}, {"c"}}}, ""},
-		{"oneway ic3 a *", faultRequest{Kind: "oneway", Network: "ic3", Port: "a", To: "*"}, ""},
-		{"portdown ic3 a", faultRequest{Kind: "portdown", Network: "ic3", Port: "a"}, ""},
-		{"heal", faultRequest{Kind: "heal"}, ""},
-		{"explode ic3", faultRequest{}, "wrong words"},
-		{"loss ic3", faultRequest{}, "wrong words"},
-	} {
-		got, err := parseFault(strings.Fields(c.words))
-		if c.err != "" {
-			if err == nil || !strings.Contains(err.Error(), c.err) {
-				t.Errorf("parseFault(%s): %v, want an error with %q", c.words, err, c.err)
-			}
-			continue
+func TestFaultsByHand(t *testing.T) {
+	for _, f := range faults() {
+		if _, err := findFault(append([]string{f.name}, strings.Fields("a b c d e f")[:f.least]...)); err != nil {
+			t.Errorf("fault %s: %v", f.name, err)
 		}
-		if diff := cmp.Diff(c.want, got); diff != "" || err != nil {
-			t.Errorf("parseFault(%s): %v (-want +got):\n%s", c.words, err, diff)
+		if !strings.HasPrefix(f.example, f.name) || !strings.Contains(faultHelp(), "fault "+f.name+" ") {
+			t.Errorf("fault %s has the example %q", f.name, f.example)
+		}
+	}
+	for _, words := range []string{"explode ic3", "loss ic3", "heal a b"} {
+		if _, err := findFault(strings.Fields(words)); err == nil || !strings.Contains(err.Error(), "fault ") {
+			t.Errorf("fault %s: %v, want what is right", words, err)
 		}
 	}
 }
 
+func TestFaultValues(t *testing.T) {
+	var n qemu.Fault
+	for _, c := range []struct{ words, err string }{
+		{"loss 10", ""}, {"duplicate 2.5%", ""}, {"delay 20ms 5ms", ""},
+		{"loss 101", "percentage"}, {"delay 20", "20ms"},
+	} {
+		words := strings.Fields(c.words)
+		now := n
+		err := change(&now, words[0], words[1:])
+		checkErr(t, c.words, err, c.err)
+		if err == nil {
+			n = now
+		}
+	}
+	want := qemu.Fault{Loss: 0.1, Duplicate: 0.025, Delay: 20 * time.Millisecond, Jitter: 5 * time.Millisecond}
+	if diff := cmp.Diff(want, n); diff != "" {
+		t.Errorf("network (-want +got):\n%s", diff)
+	}
+	var d block.Fault
+	for _, c := range []struct{ words, err string }{
+		{"readerrors 0x1000 8192", ""}, {"delay 1s", ""}, {"full", ""}, {"stall", ""}, {"throttle 50", ""},
+		{"errors 1", "wrong words"}, {"throttle fast", "number"}, {"melt", "wrong words"},
+	} {
+		words := strings.Fields(c.words)
+		now := d
+		err := breakDisk(&now, words[0], words[1:])
+		checkErr(t, c.words, err, c.err)
+		if err == nil {
+			d = now
+		}
+	}
+	if diff := cmp.Diff(block.Fault{ReadErrors: true, From: 4096, To: 8192, Delay: time.Second, Full: true, Stall: true, PerSecond: 50}, d); diff != "" {
+		t.Errorf("disk (-want +got):\n%s", diff)
+	}
+}
+
+func checkErr(t *testing.T, what string, err error, want string) {
+	t.Helper()
+	if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+		t.Errorf("%s: %v, want %q", what, err, want)
+	}
+}
+
 func TestCommandsWithoutAFrameSayHowToStartOne(t *testing.T) {
-	for _, args := range [][]string{{"down"}, {"status"}, {"power", "compute1", "on"}, {"console", "compute1"}, {"fault", "heal"}, {"capture", "ic3", "f"}} {
+	for _, args := range [][]string{{"down"}, {"status"}, {"power", "compute1", "on"}, {"console", "compute1"}, {"fault", "heal"}, {"capture", "ic3", "f"}, {"plug", "appliance1", "7", "--disk", "1"}, {"unplug", "appliance1", "7"}} {
 		var out bytes.Buffer
 		err := run(t.Context(), append(args, "-dir", t.TempDir()), &out)
 		if err == nil || !strings.Contains(err.Error(), "vframe up") {

@@ -47,6 +47,8 @@ func upCommand(dir *string) *cobra.Command {
 	f.IntVar(&cfg.Module.CPUs, "compute-cpus", 1, "of a compute module")
 	f.BoolVar(&cfg.Module.Display, "display", false, "give compute modules a VGA card (QMP screendump)")
 	f.Int64Var(&disk, "disk", 8, "data disk of an appliance, GiB (sparse)")
+	f.BoolVar(&cfg.ServeDisks, "serve-disks", false, "drives of ours under the appliances' disks: a power cut loses what was not flushed, and fault disk works; somewhat slower")
+	f.Uint64Var(&cfg.Seed, "seed", 0, "of random faults")
 	f.BoolVar(&detach, "detach", false, "return when the frame is up; a process of its own holds it")
 	f.BoolVar(&noSetup, "no-setup", false, "leave the appliance in its factory state")
 	return c
