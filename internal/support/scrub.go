@@ -3,6 +3,7 @@ package support
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"sort"
 )
 
@@ -43,20 +44,46 @@ var forms = []*regexp.Regexp{
 	regexp.MustCompile(`(://[^\s/:@]+:)[^\s/@]+@`),
 }
 
+// keyMark ends the first line of a private key, whose form alone reaches over
+// several lines.
+const keyMark = "PRIVATE KEY-----"
+
+// marks are what a line has at least, in lower case, if it has a secret's form:
+// most have none, and the forms are dear.
+var marks = [][]byte{
+	[]byte("code "), []byte("passw"), []byte("secret"), []byte("token"), []byte("sessionid"), []byte("setupcode"), []byte("privatekey"),
+	[]byte("auth"), []byte("session-id"), []byte("$"), []byte("://"),
+}
+
 // Clean returns text without secrets.
 func (s *Scrubber) Clean(b []byte) []byte {
 	for _, k := range s.known {
 		b = bytes.ReplaceAll(b, k, []byte(mask))
 	}
-	for i, f := range forms {
+	if bytes.Contains(b, []byte(keyMark)) {
+		b = forms[0].ReplaceAll(b, []byte(mask))
+	}
+	out := make([]byte, 0, len(b))
+	for line := range bytes.Lines(b) {
+		out = append(out, cleanLine(line)...)
+	}
+	return out
+}
+
+func cleanLine(line []byte) []byte {
+	lower := bytes.ToLower(line)
+	if !slices.ContainsFunc(marks, func(m []byte) bool { return bytes.Contains(lower, m) }) {
+		return line
+	}
+	for i, f := range forms[1:] {
 		with := "${1}" + mask
-		switch i {
+		switch i + 1 {
 		case 2:
 			with = `${1}"` + mask + `"`
 		case len(forms) - 1:
 			with += "@"
 		}
-		b = f.ReplaceAll(b, []byte(with))
+		line = f.ReplaceAll(line, []byte(with))
 	}
-	return b
+	return line
 }
