@@ -194,7 +194,7 @@ func (o *operator) daemon(setUp bool) *http.Server {
 		}
 	})
 	say("GET /rest/baystream/health", 200, domain.Health{Status: "OK", Appliance: domain.Identity{Name: "VF0001, appliance 1", Role: "appliance", Version: "1.2"},
-		Parts: []domain.HealthPart{{Name: "storage", Status: "OK", Detail: "3 volumes"}}})
+		Parts: []domain.HealthPart{{Name: "network", Status: "Warning", Detail: "one port is down", Remedy: "Look at it."}, {Name: "storage", Status: "OK", Detail: "3 volumes"}}})
 	say("GET /rest/baystream/net", 200, domain.NetReport{Links: []domain.NetLink{{Name: "eth0", Purpose: "management", Up: true, Carrier: true, Addresses: []string{"192.0.2.10/24"}}}})
 	say("GET /rest/baystream/storage", 200, domain.StorageReport{DataBytes: 1 << 30, DataUsed: 1 << 28, Volumes: []domain.StorageVolume{{Name: "web1", IQN: "iqn", Bytes: 1 << 30, Sessions: []string{"server1"}}}})
 	say("GET /rest/baystream/cluster", 200, domain.ClusterReport{Verdict: "one voter"})
@@ -213,7 +213,7 @@ func TestConsoleShowsTheDashboardToAdministrators(t *testing.T) {
 	srv := o.daemon(true)
 	o.at("Press Enter", "", "user name: ", "alice", "password: ", "wrong", "not right[\\s\\S]*user name: ", "bob", "password: ", "correct horse",
 		`role "Read only"[\s\S]*user name: `, "alice", "password: ", "correct horse")
-	for _, want := range []string{`Baystream  VF0001, appliance 1`, `status    OK`, `storage   OK       3 volumes`, `eth0       management   up         192.0.2.10/24`,
+	for _, want := range []string{`Baystream  VF0001, appliance 1`, `status    OK`, `WARNING   network: one port is down`, `what to do: Look at it.`, `well      storage`, `eth0       management   up         192.0.2.10/24`,
 		`pool      256.0 MiB of 1.0 GiB used \(25 %\); 1 volumes, 1 served`, `last line`, `c commands   m maintenance   q log out`} {
 		o.sees(want)
 	}

@@ -132,11 +132,19 @@ func render(f facts, width, height int) []string {
 	for _, s := range f.Steps {
 		add("boot step %-12s failed: %s", s.Name, s.Error)
 	}
+	var well []string // in a line: the log is worth more room
 	for _, p := range f.Health.Parts {
-		add("%-9s %-8s %s", short9(p.Name), p.Status, p.Detail)
-		if p.Remedy != "" && p.Status != domain.StatusOK {
-			add("%18s do: %s", "", p.Remedy)
+		if p.Status == domain.StatusOK {
+			well = append(well, p.Name)
+			continue
 		}
+		add("%-9s %s: %s", strings.ToUpper(p.Status), p.Name, p.Detail)
+		if p.Remedy != "" {
+			add("%9s what to do: %s", "", p.Remedy)
+		}
+	}
+	if len(well) > 0 {
+		add("well      %s", strings.Join(well, ", "))
 	}
 	for _, l := range f.Links {
 		add("link      %-10s %-12s %-10s %s", l.Name, l.Purpose, linkState(l), strings.Join(l.Addresses, " "))
@@ -160,8 +168,6 @@ func render(f facts, width, height int) []string {
 	}
 	return out
 }
-
-func short9(name string) string { return cut(name, 9) }
 
 func or(a, b string) string {
 	if a == "" {
