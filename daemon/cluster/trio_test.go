@@ -275,7 +275,6 @@ func voters(t *testing.T, n *Node) map[string]bool {
 // One module in the development configuration becomes a domain of three votes
 // while it is read from and written to without a pause.
 func TestOneMemberGrowsToThreeUnderLoad(t *testing.T) {
-	t.Parallel() // waits more than it works
 	r := newRig(t)
 	a, b, w := r.module("a"), r.module("b"), r.module("w")
 	cfg := a.config() // no address: alone
@@ -353,7 +352,6 @@ func write(n *Node, name string) error {
 }
 
 func TestMembersComeAndGo(t *testing.T) {
-	t.Parallel() // waits more than it works
 	r, a, b, w := trio(t)
 	n := 0
 	works := func(t *testing.T, on ...*member) {
