@@ -20,6 +20,8 @@ const (
 	YieldGrant
 	// HandOver writes Record.HandOver(To).
 	HandOver
+	// Finish writes Record.Finish().
+	Finish
 
 	// PowerFence cuts the partner's power through its frame manager and waits
 	// until that says so, or two seconds. It restores the power afterwards. A
@@ -85,7 +87,7 @@ const (
 )
 
 var opNames = [...]string{
-	"WinGrant", "ClearGrant", "YieldGrant", "HandOver", "PowerFence", "AnswerWon", "AnswerLost", "ForceDisconnect",
+	"WinGrant", "ClearGrant", "YieldGrant", "HandOver", "Finish", "PowerFence", "AnswerWon", "AnswerLost", "ForceDisconnect",
 	"Promote", "Flush", "Demote", "Connect", "BringUp", "TakeDown", "Outdate", "DetachForce", "ResumeIO", "Export", "Unexport",
 	"AddPortal", "RemovePortal", "Announce", "Tickle", "ResetServers", "HoldService", "DropService", "Quarantine",
 }

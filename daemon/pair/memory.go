@@ -131,12 +131,12 @@ func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 // fresh says that the records were read recently enough to decide by them.
 func fresh(v *View) bool { return v.Votes.Quorum && v.Now-v.Votes.Read <= readFor }
 
-// Report is what this side should tell its partner about g.
-func (m *Memory) Report(g *Group) Report {
+// Report is what this side should tell its partner about g, a group of v.
+func (m *Memory) Report(v *View, g *Group) Report {
 	f := digest(g)
 	gm := m.Groups[g.Number]
 	return Report{
 		Intact: gm != nil && gm.Intact, Primary: f.primary, Frozen: f.frozen, Usable: f.usable && !f.stuck,
-		InSync: f.inSync && !f.stuck && g.Healthy,
+		InSync: f.inSync && !f.stuck && g.Healthy, Leaving: v.Stopping,
 	}
 }

@@ -73,6 +73,8 @@ func (p *planner) group(g *Group) {
 		p.withdraw()
 	case p.f.frozen:
 		p.ask()
+	case p.v.Stopping:
+		p.stop()
 	case p.f.primary:
 		p.serve()
 	default:

@@ -192,6 +192,13 @@ func TestPlan(t *testing.T) {
 			v := standby().volumes(func(o *Volume) { cut(o); o.Conn, o.Disk = StandAlone, Missing })
 			return v
 		}(), false, "YieldGrant; BringUp v1 disowned; BringUp v2 disowned"},
+		{"an orderly end hands over", func() *View { v := serving(); v.Stopping = true; return v }(), true,
+			"RemovePortal; Unexport v1; Unexport v2; Demote v1; Demote v2; HandOver to B"},
+		{"an orderly end of the last one", func() *View {
+			v := serving().volumes(cut)
+			v.Groups[0].Record.Survivor, v.Stopping = A, true
+			return v
+		}(), true, "RemovePortal; Unexport v1; Unexport v2; Demote v1; Demote v2; Finish"},
 		// What the simulator found, by the seed that did.
 		{"a holder whose leg failed keeps the grant from a partner without data (8503)", func() *View {
 			v := standby().volumes(func(o *Volume) { o.Disk, o.PeerDisk = Diskless, Diskless })

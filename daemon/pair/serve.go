@@ -37,7 +37,7 @@ func (p *planner) leave(other Side) {
 		p.do(YieldGrant)
 	}
 	p.each(DetachForce, func(v *Volume) bool { return v.Stuck >= stuckFor })
-	if p.has(other) && p.heard && p.g.Report.Usable && p.untried() {
+	if p.has(other) && p.heard && p.g.Report.Usable && !p.g.Report.Leaving && p.untried() {
 		p.giveUp()
 	}
 }
@@ -120,7 +120,7 @@ func (p *planner) link() bool {
 // nothing is in the way, as both sides see it.
 func (p *planner) goesHome() bool {
 	r := &p.g.Record
-	return r.Preferred() == p.me().Other() && p.has(None) && p.untried() && p.heard && p.g.Report.Intact &&
+	return r.Preferred() == p.me().Other() && p.has(None) && p.untried() && p.heard && p.g.Report.Intact && !p.g.Report.Leaving &&
 		p.lasted(p.k.Together, homeAfter) && (p.k.Moved == 0 || p.lasted(p.k.Moved, holdOff) || r.Pin != None)
 }
 
@@ -138,4 +138,23 @@ func (p *planner) giveUp() {
 	p.each(Unexport, func(v *Volume) bool { return v.Exported })
 	p.each(Demote, func(v *Volume) bool { return v.Primary })
 	p.out = append(p.out, Action{Op: HandOver, Group: p.g.Number, To: p.me().Other()})
+}
+
+// stop ends service in order: the partner gets the group if it is ready, else
+// nobody does, and the record says that nothing is missing on the disks.
+func (p *planner) stop() {
+	switch {
+	case !p.f.primary:
+		// The other one may have handed it here while both were leaving.
+		if r := &p.g.Record; !p.bare() && p.fresh() && r.Owner == p.me() && !r.Clean && p.k.Intact &&
+			p.f.inSync && !p.f.peerHas && p.heard && !p.g.Report.Primary {
+			p.do(Finish)
+		}
+	case p.fresh() && p.has(None) && p.f.inSync && p.heard && p.g.Report.Intact && p.g.Report.InSync && !p.g.Report.Leaving && p.untried():
+		p.giveUp()
+	default:
+		p.bare()
+		p.each(Demote, func(v *Volume) bool { return v.Primary })
+		p.do(Finish)
+	}
 }

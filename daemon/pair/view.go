@@ -13,6 +13,8 @@ type View struct {
 	Partner  Partner
 	Groups   []Group
 
+	Stopping bool // this module shuts down in order: it gives up what it serves
+
 	Leader  Side // of management, as the election last said; None: nobody or not known
 	Service bool // this side has the management service address
 }
@@ -50,6 +52,7 @@ type Report struct {
 	Frozen  bool // of any primary volume
 	Usable  bool // every leg is attached, Consistent or better
 	InSync  bool // every volume is connected, both legs UpToDate
+	Leaving bool // shuts down: nothing should be handed to it
 }
 
 // Volume is one DRBD resource.

@@ -43,6 +43,7 @@ func (w *World) changed(g int, was, is *pair.Record) {
 		return // it had died, or did not serve
 	}
 	if last := w.failover[g]; last > 0 && w.now-last < 59*sec {
+		w.harmless = w.failure == ""
 		w.fail("group %d: flapping: failed over from a living owner %v after the last time", g+1, w.now-last)
 	}
 	w.failover[g] = w.now

@@ -468,7 +468,9 @@ func (v *vol) syncNext(gen int) {
 				return
 			}
 		}
+		// Both write their metadata now, which flushes the leg that it lies on.
 		v.stable, v.resynced, v.hot = v.cur, 0, 0
+		s.stable, s.resynced = s.cur, 0
 		s.uuid[3], s.uuid[2], s.uuid[1] = s.uuid[2], s.uuid[1], 0
 		v.uuid = s.uuid
 		v.conn, s.conn = pair.Connected, pair.Connected

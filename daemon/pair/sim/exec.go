@@ -69,7 +69,7 @@ func (b *batchRun) next() {
 			b.next()
 		}
 	}
-	if a.Op <= pair.HandOver {
+	if a.Op <= pair.Finish {
 		b.swap(a, then)
 		return
 	}
@@ -113,6 +113,8 @@ func (b *batchRun) swap(a pair.Action, then func(ok bool)) {
 		next = r.Yield(n.side)
 	case pair.HandOver:
 		next = r.HandOver(a.To)
+	case pair.Finish:
+		next = r.Finish()
 	}
 	if n.w.cfg.Break == IgnoreGrant && a.Op == pair.WinGrant {
 		n.w.store.swap(n, b.g, r.Revision, next, func(_, _ bool) { then(true) })

@@ -44,7 +44,7 @@ func (w *World) heal() {
 		n.unstick()
 		n.diskBad = false
 		n.resume()
-		n.killIn = 0
+		n.killIn, n.stopping = 0, false
 		if !n.powered {
 			n.powerOn()
 		} else if n.up && !n.daemon {
@@ -108,6 +108,14 @@ func (n *node) cycle(d time.Duration) {
 	}
 	n.powerOff()
 	n.w.later(d, n.powerOn)
+}
+
+// shutdown is an orderly one: the daemon gives up what it serves, then the
+// module goes.
+func (n *node) shutdown(d time.Duration) {
+	n.stopping = true
+	n.wakeUp()
+	n.w.later(n.w.between(2*sec, 4*sec), func() { n.cycle(d) })
 }
 
 func (n *node) crashSoon() {
@@ -236,6 +244,11 @@ var faults = []fault{
 		g := w.rng.IntN(groups)
 		w.store.pin(g, w.side())
 		w.later(w.long(), func() { w.store.pin(g, pair.None) })
+	}},
+	{"orderly shutdown", func(w *World) { w.nodes[w.side()].shutdown(w.long()) }},
+	{"orderly shutdown of both", func(w *World) {
+		w.nodes[pair.A].shutdown(w.long())
+		w.later(w.upTo(5*sec), func() { w.nodes[pair.B].shutdown(w.long()) })
 	}},
 	{"rolling restart", func(w *World) {
 		s := w.side()

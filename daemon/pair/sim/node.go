@@ -39,6 +39,7 @@ type node struct {
 	off       bool // the partner's frame manager says that it is off
 	busy      [groups + 1]bool
 	planning  bool
+	stopping  bool
 	seen      [groups]pair.Group
 	killIn    int // actions until the daemon is killed; 0: never
 }
@@ -115,7 +116,7 @@ func (n *node) die(volatile bool) {
 		return
 	}
 	n.killDaemon(false)
-	n.up, n.paused, n.service = false, false, false
+	n.up, n.paused, n.service, n.stopping = false, false, false, false
 	n.run = pair.Memory{}
 	n.each(func(v *vol) {
 		p, linked := v.peer(), v.linked()
@@ -239,8 +240,9 @@ func (n *node) hello() {
 	for net := range networks {
 		if n.w.net.open(net, n.side, p.side) {
 			p.heard = p.clock()
+			v := n.view()
 			for g := range groups {
-				p.reports[g] = n.run.Report(n.group(g))
+				p.reports[g] = n.run.Report(v, &v.Groups[g])
 			}
 			return
 		}
@@ -279,7 +281,7 @@ var ids = [volumes]string{"v1", "v2"}
 func (n *node) view() *pair.View {
 	p := n.partner()
 	v := &pair.View{
-		Self: n.side, Standing: pair.Member, Now: n.clock(), Service: n.service,
+		Self: n.side, Standing: pair.Member, Now: n.clock(), Service: n.service, Stopping: n.stopping,
 		Votes: pair.Votes{Voters: len(n.w.store.voters), Quorum: n.quorum, Read: n.readAt - n.bootAt},
 		Partner: pair.Partner{
 			Heard: n.heard, Off: n.off && !p.powered,
@@ -292,6 +294,9 @@ func (n *node) view() *pair.View {
 	}
 	for g := range groups {
 		n.group(g)
+		if r := &n.seen[g].Record; n.w.cfg.Break == IgnoreGrant && r.Survivor == p.side {
+			r.Survivor = pair.None
+		}
 	}
 	return v
 }

@@ -63,6 +63,8 @@ var stories = []story{
 	{name: "a module stands still for 10 s", do: func(w *World) { w.nodes[pair.A].stop(10 * sec) }, gap: 5500 * ms, least: 1, failovers: 1},
 	{name: "daemons killed", do: func(w *World) { w.nodes[pair.A].kill(); w.nodes[pair.B].kill() }, gap: 100 * ms},
 	{name: "planned move", do: func(w *World) { w.store.pin(0, pair.B) }, gap: 1600 * ms},
+	{name: "orderly shutdown of one", do: func(w *World) { w.nodes[pair.A].shutdown(20 * sec) }, gap: 2500 * ms},
+	{name: "orderly shutdown of both", do: func(w *World) { w.nodes[pair.A].shutdown(20 * sec); w.nodes[pair.B].shutdown(20 * sec) }},
 	{name: "no witness, partner dead, nobody orders anything", voters: 2, heal: 270 * sec,
 		do: func(w *World) {
 			w.nodes[pair.B].powerOff()

@@ -65,6 +65,7 @@ type World struct {
 	lossy      bool // messages get lost and late meanwhile
 	kinds      string
 	failure    string
+	harmless   bool          // the failure is one of service, not of data
 	diskFailed time.Duration // the last time
 	issued     uint32        // the last version that any server wrote
 	uuids      uint64
@@ -84,6 +85,7 @@ type Failure struct {
 	Seed uint64
 	At   time.Duration
 	What string
+	Safe bool // nothing was lost or written twice: only service was missing, or changed hands too often
 }
 
 func (f *Failure) Error() string { return fmt.Sprintf("seed %d: at %v: %s", f.Seed, f.At, f.What) }
@@ -127,7 +129,7 @@ func Run(cfg Config) (Stats, error) {
 		w.settle(heal)
 	}
 	if w.failure != "" {
-		return w.stats, &Failure{cfg.Seed, w.now, w.failure}
+		return w.stats, &Failure{cfg.Seed, w.now, w.failure, w.harmless}
 	}
 	return w.stats, nil
 }
@@ -145,6 +147,7 @@ func (w *World) settle(heal time.Duration) {
 		case why != "":
 			good = -1
 			if w.now-heal > bound {
+				w.harmless = w.failure == ""
 				w.fail("no full service %v after the last fault: %s", bound, why)
 			}
 		case good < 0:
