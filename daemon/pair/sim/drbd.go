@@ -118,6 +118,7 @@ func (v *vol) bumpUUID() {
 		v.uuid[3], v.uuid[2] = v.uuid[2], v.uuid[0]
 	}
 	v.uuid[0] = v.w.newUUID()
+	v.stable = v.cur // it goes to stable storage at once, with what was written before
 	if v.linked() {
 		v.peer().exposed = v.uuid[0]
 	}
