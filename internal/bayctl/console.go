@@ -25,6 +25,7 @@ type console struct {
 	now      func() time.Time
 	audit    io.Writer // lines for the module's log
 	console1 func() (io.WriteCloser, error)
+	patience time.Duration // a second: unit of all that slows people down
 
 	client *client // of the daemon; nil while it does not answer
 	user   string  // who is logged in
@@ -61,7 +62,7 @@ func (a *app) consoleCmd() *cobra.Command {
 			if err != nil {
 				fmt.Fprintln(a.errOut, "hardware:", err)
 			}
-			c := &console{tty: newTerminal(cmd.Context(), f), paths: modulePaths, hardware: inv, now: time.Now, audit: a.errOut,
+			c := &console{tty: newTerminal(cmd.Context(), f), paths: modulePaths, hardware: inv, now: time.Now, audit: a.errOut, patience: time.Second,
 				console1: func() (io.WriteCloser, error) { return os.OpenFile("/dev/console", os.O_WRONLY, 0) }}
 			return c.serve()
 		}}
@@ -112,7 +113,7 @@ func (c *console) session() error {
 		return err
 	}
 	fmt.Fprintf(c.audit, "audit: console: %s logged in\n", c.user)
-	c.tty.measure(2 * time.Second)
+	c.tty.measure(2 * c.patience)
 	if !c.tty.full {
 		c.plainStatus()
 		return c.prompt()

@@ -58,7 +58,7 @@ func sitDown(t *testing.T, size string) *operator {
 	here, there := net.Pipe()
 	o := &operator{t: t, line: here, news: make(chan struct{}, 1), size: size, audit: &buffer{}, port1: &buffer{}, dir: t.TempDir()}
 	ctx, cancel := context.WithCancel(context.Background())
-	c := &console{tty: newTerminal(ctx, there), now: time.Now, audit: o.audit, paths: consolePaths{
+	c := &console{tty: newTerminal(ctx, there), now: time.Now, audit: o.audit, patience: 100 * time.Millisecond, paths: consolePaths{
 		socket: filepath.Join(o.dir, "rest.sock"), control: filepath.Join(o.dir, "init.sock"), run: o.dir, state: filepath.Join(o.dir, "state"), log: filepath.Join(o.dir, "ring")},
 		hardware: hw.Inventory{Bay: hw.Bay{Frame: "VF0001", Number: 1, Location: "appliance bay 1", Serial: "A1"}, Settings: map[string]string{"deployment": "vlan:1300"}},
 		console1: func() (io.WriteCloser, error) { return o.port1, nil }}

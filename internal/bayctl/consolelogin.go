@@ -28,7 +28,7 @@ import (
 
 const (
 	guesses    = 5
-	guessPause = 10 * time.Second
+	guessPause = 10 // seconds
 )
 
 // newLocalClient speaks to the daemon of this module.
@@ -58,7 +58,7 @@ func (c *console) login() error {
 	for try := range guesses {
 		if try > 0 {
 			fmt.Fprintln(c.tty, "That was not right.")
-			if err := c.pause(time.Duration(try) * time.Second); err != nil {
+			if err := c.pause(time.Duration(try) * c.patience); err != nil {
 				return err
 			}
 		}
@@ -69,7 +69,7 @@ func (c *console) login() error {
 	}
 	c.code = ""
 	fmt.Fprintln(c.audit, "audit: console: too many failed log-ins")
-	if err := c.pause(guessPause); err != nil {
+	if err := c.pause(guessPause * c.patience); err != nil {
 		return err
 	}
 	return errors.New("too many failed log-ins")
