@@ -38,8 +38,9 @@
 // # Why no acknowledged write is lost
 //
 // With no survivor in the record both legs hold every acknowledged write;
-// with one, that one does. A leg may lose what was not flushed when its module
-// dies. Therefore the planner tells apart a copy that is Intact (this kernel
+// with one, that one does. A takeover flushes its legs before it wins, because
+// what was confirmed as flushed elsewhere may be in memory only here. A leg
+// may lose what was not flushed when its module dies. Therefore the planner tells apart a copy that is Intact (this kernel
 // has been primary, or in sync with an intact partner, and nothing happened to
 // it since) from one that was there before the last boot. Intact copies serve.
 // One that is not yields to an intact partner, disowns its leg (the metadata

@@ -1,6 +1,7 @@
 package pair
 
 import (
+	"encoding/json"
 	"fmt"
 	"go/parser"
 	"go/token"
@@ -396,9 +397,9 @@ func TestPackageIsPure(t *testing.T) {
 func TestMemoryEncodes(t *testing.T) {
 	m := old(serving(), true)
 	var back Memory
-	b, err := encode(m)
+	b, err := json.Marshal(m)
 	if err == nil {
-		err = decode(b, &back)
+		err = json.Unmarshal(b, &back)
 	}
 	if d := cmp.Diff(m.Groups, back.Groups); err != nil || d != "" {
 		t.Errorf("%v:\n%s", err, d)
