@@ -9,8 +9,8 @@ type Op uint8
 // executor applies the transition of Record of the same name to the record of
 // the View and writes it under the condition that Revision is unchanged; a
 // refusal, a lost race and an unknown outcome are all failures. After an
-// unknown outcome (no answer in time) it must not plan before a linearizable
-// read.
+// unknown outcome (no answer in time) Group.Unsure is set until the next
+// linearizable read.
 const (
 	// WinGrant writes Record.Win(self).
 	WinGrant Op = iota

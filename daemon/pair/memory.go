@@ -99,7 +99,7 @@ func digest(g *Group) facts {
 // observe brings the memory of one group up to date with what the View shows.
 func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 	now := v.Now
-	if fresh(v) && g.Record.Owner != m.Owner {
+	if fresh(v) && !g.Unsure && g.Record.Owner != m.Owner {
 		m.Moved = since(max(now, 1)) // the first look counts: what was before it is not known
 		m.Owner = g.Record.Owner
 	}
@@ -121,7 +121,7 @@ func (m *GroupMemory) observe(v *View, g *Group, f *facts, heard bool) {
 	switch { // by induction: a primary got there with an intact copy, or with servers that were reset
 	case f.primary && !f.bad:
 		m.Intact = true
-	case f.inSync && (f.peerMain || fresh(v) && g.Record.Clean || heard && g.Report.Intact && m.Together.lasted(settleFor, now)):
+	case f.inSync && (f.peerMain || fresh(v) && !g.Unsure && g.Record.Clean || heard && g.Report.Intact && m.Together.lasted(settleFor, now)):
 		m.Intact = true
 	case !f.usable, g.Record.Survivor == v.Self.Other():
 		m.Intact = false

@@ -45,7 +45,7 @@ func (p *planner) vol(op Op, vol *Volume) {
 	p.out = append(p.out, Action{Op: op, Group: p.g.Number, Volume: vol.ID})
 }
 func (p *planner) me() Side                        { return p.v.Self }
-func (p *planner) fresh() bool                     { return fresh(p.v) }
+func (p *planner) fresh() bool                     { return fresh(p.v) && !p.g.Unsure }
 func (p *planner) has(s Side) bool                 { return p.g.Record.Survivor == s }
 func (p *planner) lasted(s since, d duration) bool { return s.lasted(d, p.v.Now) }
 

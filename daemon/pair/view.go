@@ -39,6 +39,7 @@ type Group struct {
 	Record  Record
 	Volumes []Volume
 	Portal  bool   // this side has the portal address
+	Unsure  bool   // the outcome of the last compare-and-swap is not known, and Record was not read since
 	Busy    bool   // actions of the last round are still under way: nothing new is planned
 	Report  Report // what the partner last said; as old as Partner.Heard
 	Consent bool   // the administrator gave the partner's copy up, for the epoch that the record still has

@@ -260,7 +260,7 @@ func (n *node) group(g int) *pair.Group {
 		vols = make([]pair.Volume, len(n.vols[g]))
 	}
 	*r = pair.Group{
-		Number: g + 1, Record: n.records[g], Portal: n.portal[g], Busy: n.busy[g+1] || n.mustRead[g],
+		Number: g + 1, Record: n.records[g], Portal: n.portal[g], Busy: n.busy[g+1], Unsure: n.mustRead[g],
 		Report: n.reports[g], Healthy: !n.diskBad && !n.diskStuck, Volumes: vols,
 	}
 	for i, v := range n.vols[g] {
