@@ -126,7 +126,7 @@ func (c Delete) after(s *State) { s.deleteLink(c.Name) }
 func (c CreateBond) after(s *State) {
 	l := LinkState{Name: c.Name, Type: "bond", MTU: 1500, BondMode: activeBackup, Reselect: reselectFailure, Miimon: c.Miimon}
 	if c.LACP {
-		l.BondMode, l.Reselect = lacp, ""
+		l.BondMode, l.Reselect = modeLACP, ""
 	}
 	s.addLink(l)
 }
@@ -486,7 +486,7 @@ func (p *planner) buildBond(w wanted) {
 // bondMode is the mode of a wanted bond, as the kernel spells it.
 func (l Link) bondMode() string {
 	if l.LACP {
-		return lacp
+		return modeLACP
 	}
 	return activeBackup
 }

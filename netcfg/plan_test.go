@@ -361,7 +361,7 @@ func randomState(r *rand.Rand) State {
 	masters := []string{""}
 	if r.IntN(2) == 0 {
 		masters = append(masters, "ic0", "ic0")
-		finish(LinkState{Name: "ic0", Type: "bond", Up: r.IntN(2) == 0, BondMode: pick(r, activeBackup, activeBackup, lacp, "balance-rr"), Reselect: pick(r, "always", reselectFailure), Miimon: pick(r, 0, 50, 100)})
+		finish(LinkState{Name: "ic0", Type: "bond", Up: r.IntN(2) == 0, BondMode: pick(r, activeBackup, activeBackup, modeLACP, "balance-rr"), Reselect: pick(r, "always", reselectFailure), Miimon: pick(r, 0, 50, 100)})
 	}
 	if r.IntN(3) == 0 {
 		masters = append(masters, "br0")

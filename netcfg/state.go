@@ -57,7 +57,7 @@ type RouteState struct {
 // Modes and a policy of the bonding driver, as it spells them.
 const (
 	activeBackup = "active-backup"
-	lacp         = "802.3ad"
+	modeLACP     = "802.3ad"
 
 	reselectFailure = "failure"
 )
