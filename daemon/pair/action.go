@@ -43,7 +43,8 @@ const (
 	// Flush writes the caches of the group's legs to the disk (the legs, as a
 	// secondary DRBD device cannot be opened). It goes before the grant of a
 	// takeover: a server's flush that the dead owner had confirmed may be here
-	// in memory only, and from the grant on this is the copy that counts.
+	// in memory only, and from the grant on this is the copy that counts. An
+	// intact standby also does it when the connection is lost.
 	Flush
 	// Demote flushes Volume (fsync of the device, so that both legs have on
 	// disk what was acknowledged) and makes it secondary.

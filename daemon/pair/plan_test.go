@@ -118,7 +118,8 @@ func TestPlan(t *testing.T) {
 			v.Partner.Off = true
 			return v
 		}(), true, takeover},
-		{"an owner that is heard keeps its group", standby().volumes(cut), true, ""},
+		{"an owner that is heard keeps its group", standby().volumes(cut), true, "Flush"},
+		{"a standby that lost its owner flushes (50213)", standby().volumes(cut), true, "Flush"},
 		{"an owner that holds the grant keeps its group", func() *View {
 			v := silent(standby().volumes(func(o *Volume) { cut(o); o.Conn = StandAlone }))
 			v.Groups[0].Record.Survivor, v.Partner.Heard = A, v.Now
@@ -256,6 +257,7 @@ func TestPlan(t *testing.T) {
 // cut would still answer reads, and the minute after the last one.
 func TestSilenceHasToLast(t *testing.T) {
 	v := standby().volumes(cut)
+	v.Groups[0].Flushed = true
 	m := old(standby(), true)
 	start := v.Now
 	v.Partner.Heard = start
@@ -320,6 +322,7 @@ func TestNoFailoverBySilenceRightAfterBoot(t *testing.T) {
 	m := new(Memory)
 	Plan(v, m)
 	v.volumes(cut)
+	v.Groups[0].Flushed = true
 	for ; v.Now < 75*time.Second; v.Now += 100 * time.Millisecond {
 		v.Votes.Read = v.Now
 		if got := Plan(v, m); len(got) > 0 {

@@ -27,6 +27,8 @@ func (p *planner) stand() {
 		p.takeConnected()
 	case p.alone():
 		p.takeAlone()
+	case p.k.Intact && p.f.usable && !p.f.linked && !p.g.Flushed:
+		p.do(Flush) // only then it may be told to a partner that would rely on it
 	case p.has(other) || p.has(me) || p.k.Intact || p.heard:
 		p.join()
 	}
@@ -173,7 +175,9 @@ func (p *planner) takeAlone() {
 		p.do(PowerFence)
 	}
 	p.each(ForceDisconnect, func(v *Volume) bool { return v.Conn != StandAlone })
-	p.do(Flush)
+	if !p.g.Flushed {
+		p.do(Flush)
+	}
 	p.do(WinGrant)
 	p.reset()
 	p.expose(true)

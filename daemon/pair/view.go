@@ -43,12 +43,13 @@ type Group struct {
 	Busy    bool   // actions of the last round are still under way: nothing new is planned
 	Report  Report // what the partner last said; as old as Partner.Heard
 	Consent bool   // the administrator gave the partner's copy up, for the epoch that the record still has
+	Flushed bool   // a Flush went well since a volume was connected last
 	Healthy bool   // the disk below the legs works as far as known: a leg may be attached
 }
 
 // Report is what an appliance tells its partner about one group.
 type Report struct {
-	Intact  bool // see the package comment
+	Intact  bool // see the package comment; and what it lacks on its disk it does not lack for want of a flush
 	Primary bool // of any volume
 	Frozen  bool // of any primary volume
 	Usable  bool // every leg is attached, Consistent or better

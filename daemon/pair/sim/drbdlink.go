@@ -93,6 +93,7 @@ func (v *vol) handshake() {
 	}
 	w.seq++
 	for _, x := range []*vol{v, p} {
+		x.n.flushed[x.g] = false
 		x.session, x.conn, x.virgin = int(w.seq), pair.Connected, false
 		x.crashed = x.crashed && (v.disk <= pair.Failed || p.disk <= pair.Failed) // until both are known to be the same
 		x.peerDisk, x.peerRole = x.peer().disk, pair.RoleSecondary

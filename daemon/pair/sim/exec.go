@@ -172,6 +172,7 @@ func (n *node) apply(b *batchRun, a pair.Action) bool {
 		for _, o := range n.vols[g] {
 			o.stable, o.resynced = o.cur, 0
 		}
+		n.flushed[g] = true
 	case pair.Demote:
 		return v.demote()
 	case pair.Connect:

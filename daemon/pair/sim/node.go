@@ -40,6 +40,7 @@ type node struct {
 	busy      [groups + 1]bool
 	planning  bool
 	stopping  bool
+	flushed   [groups]bool
 	seen      [groups]pair.Group
 	killIn    int // actions until the daemon is killed; 0: never
 }
@@ -125,7 +126,7 @@ func (n *node) die(volatile bool) {
 			p.pingOut()
 		}
 	})
-	n.portal = [groups]bool{}
+	n.portal, n.flushed = [groups]bool{}, [groups]bool{}
 	n.busy = [groups + 1]bool{}
 }
 
@@ -261,7 +262,7 @@ func (n *node) group(g int) *pair.Group {
 	}
 	*r = pair.Group{
 		Number: g + 1, Record: n.records[g], Portal: n.portal[g], Busy: n.busy[g+1], Unsure: n.mustRead[g],
-		Report: n.reports[g], Healthy: !n.diskBad && !n.diskStuck, Volumes: vols,
+		Report: n.reports[g], Healthy: !n.diskBad && !n.diskStuck, Flushed: n.flushed[g], Volumes: vols,
 	}
 	for i, v := range n.vols[g] {
 		o := &vols[i]

@@ -117,6 +117,8 @@ var found = []struct {
 	{15717, "a rebooted copy let a frozen partner thaw, and its lost writes counted as flushed"},
 	{19820, "a takeover that died between grant and promotion had not flushed what only its memory held"},
 	{23691, "a grant was cleared in the moment between the partner's yielding it and dropping its legs"},
+	{30712, "an unknown outcome kept an owner that had lost its disk from withdrawing"},
+	{50213, "a standby passed for intact while what the dead owner had confirmed as flushed was in its memory only"},
 	{31441, "(model) the crashed mark went away on meeting a partner without a disk"},
 }
 
