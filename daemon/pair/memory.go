@@ -136,7 +136,8 @@ func (m *Memory) Report(v *View, g *Group) Report {
 	f := digest(g)
 	gm := m.Groups[g.Number]
 	return Report{
-		Intact:  gm != nil && gm.Intact && (f.primary || f.linked || g.Flushed),
+		Intact:  gm != nil && gm.Intact,
+		Settled: f.primary || f.linked || g.Flushed,
 		Primary: f.primary, Frozen: f.frozen, Usable: f.usable && !f.stuck,
 		InSync: f.inSync && !f.stuck && g.Healthy, Leaving: v.Stopping,
 	}

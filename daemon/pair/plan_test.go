@@ -21,7 +21,7 @@ func serving() *View {
 		Partner: Partner{Heard: 10 * time.Minute},
 		Groups: []Group{{
 			Number: 1, Record: Record{Epoch: 7, Owner: A, Home: A}, Portal: true, Healthy: true,
-			Report: Report{Intact: true, Usable: true, InSync: true},
+			Report: Report{Intact: true, Settled: true, Usable: true, InSync: true},
 			Volumes: []Volume{
 				{ID: "v1", Primary: true, Disk: UpToDate, PeerDisk: UpToDate, PeerRole: RoleSecondary, Conn: Connected, Exported: true, Live: true},
 				{ID: "v2", Primary: true, Disk: UpToDate, PeerDisk: UpToDate, PeerRole: RoleSecondary, Conn: Connected, Exported: true},
@@ -68,7 +68,7 @@ func old(v *View, intact bool) *Memory {
 	long.Groups = append([]Group(nil), v.Groups...)
 	long.Groups[0].Busy = true
 	Plan(&long, m)
-	m.Groups[1].Intact, m.Groups[1].Joined = intact, v.Groups[0].Volumes[0].Disk != Missing
+	m.Groups[1].Intact, m.Groups[1].Joined = intact, v.Groups[0].Volumes[0].Disk != Missing && v.Groups[0].Volumes[0].Disk != Consistent
 	return m
 }
 
@@ -80,11 +80,14 @@ func names(actions []Action) string {
 	return strings.Join(s, "; ")
 }
 
-const takeover = "ForceDisconnect v1; ForceDisconnect v2; Flush; WinGrant; Promote v1 alone; Export v1; AddPortal; Announce; Tickle; " +
+const takeover = "ForceDisconnect v1; ForceDisconnect v2; WinGrant; Promote v1 alone; Export v1; AddPortal; Announce; Tickle; " +
 	"Promote v2 alone; Export v2; Connect v1; Connect v2"
 
 func TestPlan(t *testing.T) {
-	silent := func(v *View) *View { v.Partner.Heard = v.Now - 3*time.Second; return v }
+	silent := func(v *View) *View { // its owner was lost three seconds ago
+		v.Partner.Heard, v.Groups[0].Flushed = v.Now-3*time.Second, true
+		return v
+	}
 	for _, tt := range []struct {
 		name   string
 		view   *View
@@ -117,7 +120,7 @@ func TestPlan(t *testing.T) {
 			v := standby()
 			v.Partner.Off = true
 			return v
-		}(), true, takeover},
+		}(), true, strings.Replace(takeover, "WinGrant", "Flush; WinGrant", 1)},
 		{"an owner that is heard keeps its group", standby().volumes(cut), true, "Flush"},
 		{"a standby that lost its owner flushes (50213)", standby().volumes(cut), true, "Flush"},
 		{"an owner that holds the grant keeps its group", func() *View {
@@ -240,6 +243,11 @@ func TestPlan(t *testing.T) {
 			return v
 		}(), true, "ClearGrant"},
 		{"thawed by the kernel without a grant (model)", serving().volumes(cut), true, "WinGrant"},
+		{"a rebooted copy waits for an intact one that has not flushed yet (50213)", func() *View {
+			v := standby().volumes(func(o *Volume) { cut(o); o.Conn, o.Disk = StandAlone, Consistent })
+			v.Groups[0].Report.Settled = false
+			return v
+		}(), false, ""},
 		{"quarantined", func() *View { v := serving(); v.Standing = Quarantined; return v }(), true, "Quarantine"},
 		{"leader takes the service address", func() *View { v := serving(); v.Leader = A; return v }(), true, "HoldService"},
 		{"nothing while busy", func() *View { v := serving().volumes(freeze); v.Groups[0].Busy = true; return v }(), true, ""},

@@ -6,7 +6,14 @@ type duration = time.Duration
 
 // stand plans a group that this side is not primary of.
 func (p *planner) stand() {
-	if p.bare() || !p.fresh() {
+	if p.bare() {
+		return
+	}
+	if p.k.Intact && p.f.usable && !p.f.linked && !p.g.Flushed {
+		p.do(Flush) // only then may a partner rely on it
+		return
+	}
+	if !p.fresh() {
 		return
 	}
 	me, other := p.me(), p.me().Other()
@@ -20,15 +27,15 @@ func (p *planner) stand() {
 	case p.f.bad || p.f.stuck:
 		p.drop()
 	case p.has(None) && !p.k.Intact && !p.k.Joined && p.heard && p.g.Report.Intact:
-		p.do(YieldGrant) // what was not flushed here is there
+		if p.g.Report.Settled {
+			p.do(YieldGrant) // what was not flushed here is there
+		}
 	case p.mustDisown():
 		p.each(TakeDown, func(*Volume) bool { return true })
 	case p.byAgreement():
 		p.takeConnected()
 	case p.alone():
 		p.takeAlone()
-	case p.k.Intact && p.f.usable && !p.f.linked && !p.g.Flushed:
-		p.do(Flush) // only then it may be told to a partner that would rely on it
 	case p.has(other) || p.has(me) || p.k.Intact || p.heard:
 		p.join()
 	}
@@ -58,6 +65,9 @@ func (p *planner) rise() {
 	case p.has(p.me().Other()):
 		disown = !p.k.Intact
 	case p.has(None) && !p.k.Intact && p.heard && p.g.Report.Intact:
+		if !p.g.Report.Settled {
+			return
+		}
 		p.do(YieldGrant)
 		disown = true
 	}
@@ -72,7 +82,7 @@ func (p *planner) rise() {
 // writes do not wait for it; on record first.
 func (p *planner) drop() {
 	onRecord := p.has(p.me().Other())
-	if p.has(None) && p.heard && p.g.Report.Usable && (p.g.Report.Primary || p.g.Report.Intact) {
+	if p.has(None) && p.heard && p.g.Report.Usable && (p.g.Report.Primary || p.g.Report.Intact && p.g.Report.Settled) {
 		p.do(YieldGrant)
 		onRecord = true
 	}

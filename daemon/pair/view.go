@@ -49,7 +49,8 @@ type Group struct {
 
 // Report is what an appliance tells its partner about one group.
 type Report struct {
-	Intact  bool // see the package comment; and what it lacks on its disk it does not lack for want of a flush
+	Intact  bool // see the package comment
+	Settled bool // and what it held in memory when its partner left is on its disk
 	Primary bool // of any volume
 	Frozen  bool // of any primary volume
 	Usable  bool // every leg is attached, Consistent or better

@@ -120,7 +120,8 @@ func TestStories(t *testing.T) {
 					})
 				}})
 				if err != nil {
-					t.Fatal(err)
+					t.Error(err)
+					break
 				}
 				for _, s := range w.servers {
 					worst = max(worst, s.gap)
@@ -140,7 +141,7 @@ func TestStories(t *testing.T) {
 				}
 			}
 			if t.Failed() && *oneSeed != 0 {
-				Run(Config{Seed: *oneSeed, Voters: st.voters, Heal: 130 * sec, Trace: func(l string) { fmt.Println(l) }, Script: func(w *World) {
+				Run(Config{Seed: *oneSeed, Voters: st.voters, Heal: max(st.heal, 130*sec), Trace: func(l string) { fmt.Println(l) }, Script: func(w *World) {
 					w.at(90*sec, func() { w.faulty = true; st.do(w) })
 				}})
 			}
