@@ -64,15 +64,18 @@ func (c *council) waitTerm(epoch uint64, not string) Term {
 		c.mu.Unlock()
 		select {
 		case <-c.wake:
-		case <-time.After(time.Minute):
+		case <-time.After(5 * time.Minute):
 			c.t.Fatalf("nobody but %q became active after epoch %d", not, epoch)
 		}
 	}
 }
 
 // run runs an elector on m until stop.
+//
+// A lease is five times as long as an appliance's: several members share a
+// machine here, which may be busy.
 func (c *council) run(m *member) (e *Elector, stop func()) {
-	e = NewElector(m.node.Client(), m.name, 0, slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("member", m.name))
+	e = NewElector(m.node.Client(), m.name, 5*DefaultTTL, slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("member", m.name))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
