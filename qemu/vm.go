@@ -474,7 +474,10 @@ func (v *VM) Reset(ctx context.Context) error {
 	// drive stalls; a controller gives them up.
 	v.drives.each(func(_ string, d *block.Drive) { d.Abort(true) })
 	defer v.drives.each(func(_ string, d *block.Drive) { d.Abort(false) })
-	return v.Do(ctx, "system_reset", nil, nil)
+	if err := v.Do(ctx, "system_reset", nil, nil); err != nil {
+		return err
+	}
+	return v.Resume(ctx) // a CPU that hung begins anew
 }
 
 // PowerButton presses the power button: the OS is asked to shut down.
