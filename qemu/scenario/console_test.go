@@ -92,7 +92,7 @@ func TestConsoleOfAModuleInTrouble(t *testing.T) {
 	a := f.Appliance()
 	o := &operator{t: t, line: a.Diagnostics()}
 	o.at("Press Enter", "")
-	m, err := a.WaitConsole(qemu.Context(t, 30*time.Second), regexp.MustCompile(`baystream: recovery code (\S+)`))
+	m, err := a.WaitConsole(qemu.Context(t, 30*time.Second), regexp.MustCompile(`baystream: recovery code (\S+)\s`))
 	must(t, err)
 	o.at("recovery code: ", m[1])
 	o.sees(`STATUS    the daemon does not answer`)
