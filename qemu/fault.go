@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"time"
 )
 
@@ -13,11 +14,14 @@ type Fault struct {
 	Duplicate float64       // probability that a frame from a station goes out twice
 	Delay     time.Duration // added on the way to a station
 	Jitter    time.Duration // up to this much more, at random; order is kept
+	Reorder   float64       // probability that a frame is held back and others overtake it
 }
 
 func (f Fault) check() error {
-	if f.Loss < 0 || f.Loss > 1 || f.Duplicate < 0 || f.Duplicate > 1 {
-		return fmt.Errorf("loss %g, duplicate %g: want probabilities between 0 and 1", f.Loss, f.Duplicate)
+	for _, p := range []float64{f.Loss, f.Duplicate, f.Reorder} {
+		if p < 0 || p > 1 {
+			return fmt.Errorf("loss %g, duplicate %g, reorder %g: want probabilities between 0 and 1", f.Loss, f.Duplicate, f.Reorder)
+		}
 	}
 	if f.Delay < 0 || f.Jitter < 0 {
 		return fmt.Errorf("delay %v, jitter %v: want none below zero", f.Delay, f.Jitter)
@@ -34,6 +38,38 @@ func (f Fault) delay(rng *rand.Rand) time.Duration {
 
 // A cut drops what goes from one port to another; "" stands for any port.
 type cut struct{ from, to string }
+
+// A deafness drops what a station sent before it leaves a port, by whatever
+// port it came in: two interconnect modules have two ways between any two
+// stations.
+type deafness struct {
+	station [6]byte
+	port    string
+}
+
+// Deafen lets a port hear nothing more of stations, by their MAC addresses.
+func (s *Switch) Deafen(port string, stations ...net.HardwareAddr) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.port(port); err != nil {
+		return err
+	}
+	for _, mac := range stations {
+		s.deaf[deafness{[6]byte(mac), port}] = true
+	}
+	return nil
+}
+
+// Undeafen ends what Deafen did.
+func (s *Switch) Undeafen() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	clear(s.deaf)
+}
+
+func (s *Switch) isDeaf(to *Port, source [6]byte) bool {
+	return len(s.deaf) > 0 && s.deaf[deafness{source, to.cfg.Name}]
+}
 
 // SetFault replaces the fault of the whole network.
 func (s *Switch) SetFault(f Fault) error {
@@ -159,6 +195,7 @@ func (s *Switch) Heal() {
 	s.fault = Fault{}
 	s.filter, s.silent = nil, false
 	clear(s.cuts)
+	clear(s.deaf)
 	for _, p := range s.ports {
 		p.fault, p.silent = Fault{}, false
 		p.announce()

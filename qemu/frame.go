@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,7 +28,7 @@ const (
 // and no compute module.
 type Config struct {
 	Dir     string // what stays: disks, logs, frame.json; must be given
-	Frames  int    // linked frames, one appliance each; 1 if 0, at most 5
+	Frames  int    // linked frames, one appliance each; 1 if 0, at most 5. Of three, the third has a witness
 	Compute int    // compute modules per frame
 
 	// Image is the directory that mkimage filled. Kernel, Initramfs and Cmdline
@@ -36,6 +37,7 @@ type Config struct {
 	Kernel, Initramfs, Cmdline string
 
 	Appliance ModuleConfig
+	Witness   ModuleConfig // the third frame's
 	Module    ModuleConfig // the compute modules
 	DiskBytes int64        // an appliance's data disk; 8 GiB if 0
 	// ServeDisks puts drives of ours under the appliances' data disks, with a
@@ -49,8 +51,8 @@ type Config struct {
 
 // A ModuleConfig is what the modules of a kind have.
 type ModuleConfig struct {
-	MemoryMiB int // 512 for an appliance, 256 for a compute module if 0
-	CPUs      int // 2 for an appliance, 1 for a compute module if 0
+	MemoryMiB int // 512 for an appliance, 320 for a witness, 256 for a compute module if 0
+	CPUs      int // 2 for an appliance, else 1 if 0
 	Display   bool
 	Watchdog  bool
 	ICount    bool     // see VMConfig.ICount
@@ -74,6 +76,8 @@ func (c *Config) complete() error {
 	orInt(&c.Frames, 1)
 	orInt(&c.Appliance.MemoryMiB, 512)
 	orInt(&c.Appliance.CPUs, 2)
+	orInt(&c.Witness.MemoryMiB, 320)
+	orInt(&c.Witness.CPUs, 1)
 	orInt(&c.Module.MemoryMiB, 256)
 	orInt(&c.Module.CPUs, 1)
 	if c.DiskBytes == 0 {
@@ -114,10 +118,35 @@ type Frame struct {
 type Bay struct {
 	*VM
 	Kind     Kind
+	Witness  bool   // an appliance bay whose module is a pair's witness
 	Frame    string // serial
 	Number   int    // 1 for the first of its kind
 	Identity Identity
 	MACs     []string // by slot
+
+	address, deployment string // of the management and the deployment network; "": none
+}
+
+// Role is what a pair makes of the module: appliance, witness, or compute.
+func (b *Bay) Role() string {
+	if b.Witness {
+		return "witness"
+	}
+	return string(b.Kind)
+}
+
+// Address is the module's on the management network, "" if it has none.
+func (b *Bay) Address() string { return b.address }
+
+// DeploymentAddress is an appliance's own on the deployment network, where its
+// partner's mirror finds it; "" if it has none.
+func (b *Bay) DeploymentAddress() string { return b.deployment }
+
+func (b *Bay) dataDisk() string {
+	if len(b.cfg.Disks) == 0 {
+		return ""
+	}
+	return b.cfg.Disks[0].Path
 }
 
 // rig is what linked frames have in common.
@@ -128,6 +157,8 @@ type rig struct {
 	networks []*Switch
 	frames   []*Frame
 	host     *Host
+	service  string // URL of a pair's management on this machine; "" without a pair
+	formed   atomic.Bool
 
 	writing sync.Mutex // held while the state file is made
 
@@ -187,6 +218,13 @@ func (r *rig) build(cfg Config) (err error) {
 			return err
 		}
 	}
+	if cfg.Frames >= pairFrames {
+		local, err := r.host.Forward(netip.AddrPortFrom(serviceAddress().Addr(), httpsPort))
+		if err != nil {
+			return err
+		}
+		r.service = "https://" + local
+	}
 	return r.linkManagers()
 }
 
@@ -224,7 +262,12 @@ func (r *rig) makeDirs() error {
 
 func (f *Frame) populate() error {
 	cfg := f.rig.cfg
-	if err := f.add(place{f.Number, ApplianceBay, 1}, cfg.Appliance); err != nil {
+	own := place{f.Number, ApplianceBay, 1}
+	module := cfg.Appliance
+	if own.witness(cfg.Frames) {
+		module = cfg.Witness
+	}
+	if err := f.add(own, module); err != nil {
 		return err
 	}
 	for n := 1; n <= cfg.Compute; n++ {
@@ -233,7 +276,7 @@ func (f *Frame) populate() error {
 		}
 	}
 	f.manager.SetBays(f.managedBays())
-	local, err := f.rig.host.Forward(netip.AddrPortFrom(place{f.Number, ApplianceBay, 1}.address().Addr(), 443))
+	local, err := f.rig.host.Forward(netip.AddrPortFrom(own.address().Addr(), httpsPort))
 	f.restURL = "https://" + local
 	return err
 }
@@ -266,7 +309,7 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 			os.Remove(f.passwordFile())
 			os.Remove(f.caFile())
 		}
-		vc.Disks = []Disk{{Path: disk, Size: cfg.DiskBytes, Serial: p.serial(), Served: cfg.ServeDisks, Seed: cfg.Seed + uint64(p.frame)}}
+		vc.Disks = []Disk{{Path: disk, Size: p.diskBytes(cfg), Serial: p.serial(), Served: cfg.ServeDisks, Seed: cfg.Seed + uint64(p.frame)}}
 	} else {
 		vc.Firmware = cfg.Firmware
 		vc.NICs = []NIC{
@@ -286,13 +329,29 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 		}
 	}
 	vm.changed = func(what string) { f.manager.Changed(p.location(), what) }
-	b := &Bay{VM: vm, Kind: p.kind, Frame: f.Serial, Number: p.bay, Identity: id}
+	b := &Bay{VM: vm, Kind: p.kind, Witness: p.witness(cfg.Frames), Frame: f.Serial, Number: p.bay, Identity: id}
+	if p.kind == ApplianceBay {
+		b.address = p.address().Addr().String()
+		if !b.Witness {
+			b.deployment = p.deployment().Addr().String()
+		}
+	}
 	for _, n := range vc.NICs {
 		b.MACs = append(b.MACs, n.MAC.String())
 	}
 	f.Bays = append(f.Bays, b)
 	return nil
 }
+
+// diskBytes is the size of a module's data disk. A witness has no volumes.
+func (p place) diskBytes(cfg Config) int64 {
+	if p.witness(cfg.Frames) {
+		return min(cfg.DiskBytes, witnessDisk)
+	}
+	return cfg.DiskBytes
+}
+
+const witnessDisk = 4 << 30
 
 func interconnectLLDP(frame string, bay int, port, description string) *LLDP {
 	return &LLDP{System: frame + " " + interconnectBay(bay), Port: port, Description: description}

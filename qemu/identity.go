@@ -16,10 +16,20 @@ var (
 	deploymentGW  = hostIn(deploymentNet, 1)
 )
 
+// Host parts of addresses. The deployment pool is divided among frames that
+// stand alone; a pair has it in common.
 const (
-	poolFirst = 100 // host parts of the deployment pool, divided among the frames
-	poolLast  = 199
-	maxFrames = 5 // a logical enclosure
+	poolFirst   = 100
+	poolLast    = 199
+	serviceHost = 8 // of the pair's management
+	portal1Host = 8 // of its storage groups, on the deployment network
+	portal2Host = 9
+)
+
+const (
+	maxFrames    = 5 // a logical enclosure
+	pairFrames   = 3 // from so many on, the frames' appliances can form a pair
+	witnessFrame = 3 // and this one has the witness
 )
 
 // Link-local addresses (RFC 3927) of a frame's own networks: each frame link
@@ -120,13 +130,42 @@ func (p place) mac(slot int) net.HardwareAddr {
 // address is an appliance's on the management network.
 func (p place) address() netip.Prefix { return hostIn(managementNet, 10*p.frame+p.bay-1) }
 
-// oem returns the settings that the frame gives to an appliance.
+// deployment is an appliance's own address on the deployment network.
+func (p place) deployment() netip.Prefix { return hostIn(deploymentNet, 1+p.frame) }
+
+// witness tells whether the module is the witness of the pair in the first two
+// of so many frames.
+func (p place) witness(frames int) bool {
+	return p.kind == ApplianceBay && p.frame == witnessFrame && frames >= pairFrames
+}
+
+// serviceAddress is where a pair's management answers, whoever is active.
+func serviceAddress() netip.Prefix { return hostIn(managementNet, serviceHost) }
+
+// portals are the addresses of a pair's storage groups.
+func portals() []netip.Addr {
+	return []netip.Addr{hostIn(deploymentNet, portal1Host).Addr(), hostIn(deploymentNet, portal2Host).Addr()}
+}
+
+// oem returns the settings that the frame gives to an appliance. Those of a
+// pair are the same in both frames, but for the modules' own addresses.
 func (p place) oem(frames int, vlan uint16) []string {
-	share := (poolLast - poolFirst + 1) / frames
-	first := poolFirst + (p.frame-1)*share
-	return []string{
-		fmt.Sprintf("baystream:management=address:%s,gateway:%s", p.address(), managementGW.Addr()),
-		fmt.Sprintf("baystream:deployment=vlan:%d,address:%s,pool:%s-%s,mtu:1500", vlan,
-			hostIn(deploymentNet, 1+p.frame), hostIn(deploymentNet, first).Addr(), hostIn(deploymentNet, first+share-1).Addr()),
+	management := fmt.Sprintf("baystream:management=address:%s,gateway:%s", p.address(), managementGW.Addr())
+	if p.witness(frames) {
+		return []string{"baystream:role=witness", management}
 	}
+	first, last := poolFirst, poolLast
+	if frames < pairFrames {
+		share := (poolLast - poolFirst + 1) / frames
+		first += (p.frame - 1) * share
+		last = first + share - 1
+	}
+	settings := []string{management, fmt.Sprintf("baystream:deployment=vlan:%d,address:%s,pool:%s-%s,mtu:1500", vlan,
+		p.deployment(), hostIn(deploymentNet, first).Addr(), hostIn(deploymentNet, last).Addr())}
+	if frames < pairFrames {
+		return settings
+	}
+	return append(settings,
+		fmt.Sprintf("baystream:service=%s", serviceAddress()),
+		fmt.Sprintf("baystream:portals=%s,%s", portals()[0], portals()[1]))
 }

@@ -33,12 +33,34 @@ func TestIdentityIsStableAndDistinct(t *testing.T) {
 }
 
 func TestLinkedFramesDivideThePool(t *testing.T) {
-	got := append(place{1, ApplianceBay, 1}.oem(3, 7), place{3, ApplianceBay, 1}.oem(3, 7)...)
+	got := append(place{1, ApplianceBay, 1}.oem(2, 7), place{2, ApplianceBay, 1}.oem(2, 7)...)
 	want := []string{
 		"baystream:management=address:192.0.2.10/24,gateway:192.0.2.1",
-		"baystream:deployment=vlan:7,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.132,mtu:1500",
+		"baystream:deployment=vlan:7,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.149,mtu:1500",
+		"baystream:management=address:192.0.2.20/24,gateway:192.0.2.1",
+		"baystream:deployment=vlan:7,address:198.51.100.3/24,pool:198.51.100.150-198.51.100.199,mtu:1500",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("settings (-want +got):\n%s", diff)
+	}
+}
+
+func TestAPairHasAddressesInCommonAndAWitness(t *testing.T) {
+	var got []string
+	for n := range pairFrames {
+		got = append(got, place{n + 1, ApplianceBay, 1}.oem(pairFrames, 7)...)
+	}
+	want := []string{
+		"baystream:management=address:192.0.2.10/24,gateway:192.0.2.1",
+		"baystream:deployment=vlan:7,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.199,mtu:1500",
+		"baystream:service=192.0.2.8/24",
+		"baystream:portals=198.51.100.8,198.51.100.9",
+		"baystream:management=address:192.0.2.20/24,gateway:192.0.2.1",
+		"baystream:deployment=vlan:7,address:198.51.100.3/24,pool:198.51.100.100-198.51.100.199,mtu:1500",
+		"baystream:service=192.0.2.8/24",
+		"baystream:portals=198.51.100.8,198.51.100.9",
+		"baystream:role=witness",
 		"baystream:management=address:192.0.2.30/24,gateway:192.0.2.1",
-		"baystream:deployment=vlan:7,address:198.51.100.4/24,pool:198.51.100.166-198.51.100.198,mtu:1500",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("settings (-want +got):\n%s", diff)

@@ -39,10 +39,18 @@ func NewClient(base string, caPEM []byte) (*Client, error) {
 		return nil, errors.New("rest: no certificate in the CA file")
 	}
 	t := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, ServerName: "baystream", MinVersion: tls.VersionTLS12}}
-	return &Client{base: base, http: &http.Client{Transport: t}}, nil
+	return newClient(base, t), nil
 }
 
-// A RESTError is the appliance's refusal.
+// newClient makes a client that goes nowhere by itself: a standby's redirection
+// names an address of the frame, where this machine sends nothing.
+func newClient(base string, t *http.Transport) *Client {
+	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &Client{base: base, http: &http.Client{Transport: t, CheckRedirect: stay}}
+}
+
+// A RESTError is the appliance's refusal. Status 307 is that of a standby: what
+// changes something belongs to the active appliance.
 type RESTError struct {
 	Status      int      `json:"-"`
 	Method      string   `json:"-"`
@@ -120,7 +128,7 @@ func (c *Client) send(ctx context.Context, method, path, contentType string, bod
 	if err != nil {
 		return fmt.Errorf("rest: %s %s: %w", method, path, err)
 	}
-	if resp.StatusCode >= 400 {
+	if resp.StatusCode >= 300 {
 		e := &RESTError{}
 		if json.Unmarshal(answer, e) != nil || e.Message == "" {
 			e.Message = strings.TrimSpace(string(answer))

@@ -55,13 +55,27 @@ func (f *Frame) setup(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := c.Login(ctx, UserName, strings.TrimSpace(string(password))); err != nil {
+	if err := f.login(ctx, c, strings.TrimSpace(string(password))); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	f.client = c
 	f.mu.Unlock()
 	return nil
+}
+
+// login starts a session. A standby leaves that to the active appliance, whose
+// sessions it knows.
+func (f *Frame) login(ctx context.Context, c *Client, password string) error {
+	err := c.Login(ctx, UserName, password)
+	var refused *RESTError
+	if !errors.As(err, &refused) || refused.Status != http.StatusTemporaryRedirect || f.rig.service == "" {
+		return err
+	}
+	service := &Client{base: f.rig.service, http: c.http}
+	err = service.Login(ctx, UserName, password)
+	c.token = service.token
+	return err
 }
 
 func (f *Frame) firstContact(ctx context.Context) (password []byte, err error) {

@@ -25,10 +25,20 @@ type State struct {
 	PID int `json:"pid"` // of the process that holds the frame; 0: it is down
 	Access
 	Manager       ManagerState `json:"manager"` // of the first frame
+	Pair          *PairState   `json:"pair,omitempty"`
 	Frames        []FrameState `json:"frames"`
 	Bays          []BayState   `json:"bays"`
 	Networks      []NetState   `json:"networks"`
 	ControlSocket string       `json:"control_socket,omitempty"`
+}
+
+// PairState is what the modules of three frames have in common once they form
+// a domain. CA, user and password are the first appliance's.
+type PairState struct {
+	Service string   `json:"service_url"` // management, whoever is active, on this machine
+	Address string   `json:"service_address"`
+	Portals []string `json:"portals"` // of the storage groups, on the deployment network
+	Formed  bool     `json:"formed"`  // by FormDomain
 }
 
 // Access is how to reach an appliance. Its certificate is for "baystream".
@@ -62,7 +72,11 @@ type BayState struct {
 	Bay            string   `json:"bay"`
 	Kind           Kind     `json:"kind"`
 	Frame          string   `json:"frame"`
+	Role           string   `json:"role"` // appliance, witness, compute
 	Location       string   `json:"location"`
+	Address        string   `json:"address,omitempty"`    // of an appliance or witness, management
+	Deployment     string   `json:"deployment,omitempty"` // of an appliance
+	DataDisk       string   `json:"data_disk,omitempty"`  // file
 	Serial         string   `json:"serial"`
 	UUID           string   `json:"uuid"`
 	MACs           []string `json:"macs"`
@@ -104,6 +118,7 @@ func (f *Frame) Access() Access {
 func (f *Frame) State() State {
 	r := f.rig
 	s := State{PID: os.Getpid(), Access: r.frames[0].Access(), Manager: r.frames[0].ManagerAccess(), ControlSocket: f.ControlSocket()}
+	s.Pair = r.pairState()
 	for _, g := range r.frames {
 		s.Frames = append(s.Frames, FrameState{g.Number, g.Serial, g.Access(), g.ManagerAccess()})
 		for _, b := range g.Bays {
@@ -112,7 +127,8 @@ func (f *Frame) State() State {
 				power = "on"
 			}
 			s.Bays = append(s.Bays, BayState{
-				Bay: b.Name(), Kind: b.Kind, Frame: b.Frame, Location: b.Identity.Location,
+				Bay: b.Name(), Kind: b.Kind, Role: b.Role(), Frame: b.Frame, Location: b.Identity.Location,
+				Address: b.address, Deployment: b.deployment, DataDisk: b.dataDisk(),
 				Serial: b.Identity.Serial, UUID: b.Identity.UUID, MACs: b.MACs,
 				ConsoleLog: b.ConsoleLog(), ConsoleSocket: b.ConsoleSocket(),
 				OperatorLog: b.logFile(1), OperatorSocket: b.OperatorSocket(), QMPSocket: b.QMPSocket(), Power: power,

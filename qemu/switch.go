@@ -52,6 +52,7 @@ type Switch struct {
 	fdb      map[station]entry
 	fault    Fault
 	cuts     map[cut]bool
+	deaf     map[deafness]bool
 	rng      *rand.Rand
 	taps     map[*tap]bool
 	recorder *recorder // nil: nothing is remembered
@@ -75,7 +76,7 @@ type entry struct {
 func NewSwitch(name string, seed uint64, log *slog.Logger) *Switch {
 	return &Switch{
 		name: name, log: log,
-		ports: map[string]*Port{}, fdb: map[station]entry{}, cuts: map[cut]bool{}, taps: map[*tap]bool{},
+		ports: map[string]*Port{}, fdb: map[station]entry{}, cuts: map[cut]bool{}, deaf: map[deafness]bool{}, taps: map[*tap]bool{},
 		rng: rand.New(rand.NewPCG(seed, seed)),
 	}
 }
@@ -315,7 +316,7 @@ func (s *Switch) emit(from, to *Port, f Frame8023) {
 	if !to.cfg.carries(f.vlan) {
 		return
 	}
-	if s.isCut(from, to) {
+	if s.isCut(from, to) || s.isDeaf(to, f.source()) {
 		to.stats.Dropped++
 		return
 	}
@@ -337,11 +338,29 @@ func (s *Switch) queue(to *Port, frame []byte) {
 	if d := s.fault.delay(s.rng) + to.fault.delay(s.rng); d > 0 {
 		q.due = time.Now().Add(d)
 	}
+	if s.lose(max(s.fault.Reorder, to.fault.Reorder)) {
+		time.AfterFunc(overtaken, func() { to.push(q) })
+		return
+	}
+	to.enqueue(q)
+}
+
+// overtaken is how long a frame is held back that others shall overtake.
+const overtaken = 20 * time.Millisecond
+
+// push is enqueue for one who does not hold the switch.
+func (p *Port) push(q queued) {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	p.enqueue(q)
+}
+
+func (p *Port) enqueue(q queued) {
 	select {
-	case to.out <- q:
-		to.stats.Out++
+	case p.out <- q:
+		p.stats.Out++
 	default:
-		to.stats.Dropped++
+		p.stats.Dropped++
 	}
 }
 

@@ -200,6 +200,30 @@ func TestSwitchFaults(t *testing.T) {
 			a.say(everybody, 0, "3")
 			wants(t, b, "3")
 		},
+		"reorder": func(t *testing.T) {
+			s, a, b, _ := three(t)
+			must(t, s.SetFault(Fault{Reorder: 1}))
+			a.say(everybody, 0, "first")
+			s.Heal()
+			a.say(everybody, 0, "second")
+			wants(t, b, "second")
+			time.Sleep(overtaken)
+			wants(t, b, "first")
+		},
+		"two stations that do not hear each other, by whatever way": func(t *testing.T) {
+			s, a, b, c := three(t)
+			other := newTestSwitch(t, "other")
+			d := attach(t, other, 4, PortConfig{Name: "a", Access: 1}) // a's second port
+			must(t, Link(s, other, PortConfig{}, PortConfig{}))
+			must(t, s.Deafen("b", net.HardwareAddr{2, 0, 0, 0, 0, a.mac}, net.HardwareAddr{2, 0, 0, 0, 0, d.mac}))
+			a.say(b.mac, 0, "x")
+			d.say(everybody, 0, "y")
+			c.say(everybody, 0, "z")
+			wants(t, b, "z")
+			s.Undeafen()
+			d.say(b.mac, 0, "w")
+			wants(t, b, "w")
+		},
 		"one way": func(t *testing.T) {
 			s, a, b, c := three(t)
 			must(t, s.Cut("a", "b"))
@@ -259,7 +283,9 @@ func TestFaultsRefuseNonsense(t *testing.T) {
 		"probability": s.SetFault(Fault{Loss: 2}),
 		"delay":       s.SetFault(Fault{Delay: -1}),
 		"cut":         s.Cut("", ""),
+		"reorder":     s.SetFault(Fault{Reorder: -0.1}),
 		"port":        s.Cut("nobody", ""),
+		"deaf port":   s.Deafen("nobody"),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", name)

@@ -17,7 +17,8 @@ type Option func(*Config)
 // Compute gives the frame n compute modules.
 func Compute(n int) Option { return func(c *Config) { c.Compute = n } }
 
-// Frames links n frames, with one appliance each.
+// Frames links n frames, with one appliance each; of three, the third has a
+// witness, and only the first appliance is set up: see Frame.FormDomain.
 func Frames(n int) Option { return func(c *Config) { c.Frames = n } }
 
 // Need returns where the built image is. It skips a test on a machine that has
@@ -68,14 +69,14 @@ func moduleRoot() (string, error) {
 }
 
 // StartFrame starts a frame whose appliances are set up, for the length of a
-// test; every linked frame's REST is logged in. When the test fails, the log
+// test; every frame's REST that stands alone is logged in. When the test fails, the log
 // gets each module's last console lines, where the networks' last frames are
 // kept, and how to run the test, or a module, by hand.
 func StartFrame(t testing.TB, opts ...Option) *Frame {
 	t.Helper()
 	image := Need(t)
 	f := StartBare(t, append([]Option{func(c *Config) { c.Image = image }}, opts...)...)
-	for _, g := range f.Linked() {
+	for _, g := range f.Standalone() {
 		if err := g.Setup(Context(t, 30*time.Second)); err != nil {
 			t.Fatal(err)
 		}

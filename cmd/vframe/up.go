@@ -19,7 +19,7 @@ import (
 
 func upCommand(dir *string) *cobra.Command {
 	var cfg qemu.Config
-	var firmware string
+	var firmware, pair string
 	var detach, noSetup bool
 	var disk int64
 	c := &cobra.Command{
@@ -34,11 +34,15 @@ func upCommand(dir *string) *cobra.Command {
 			if detach {
 				return upDetached(c.Context(), cfg.Dir, c.OutOrStdout())
 			}
-			return up(c.Context(), cfg, !noSetup, c.OutOrStdout())
+			if pair != "" && (cfg.Frames < 3 || noSetup) {
+				return errors.New("a pair needs -frames 3 and a first appliance that is set up")
+			}
+			return up(c.Context(), cfg, !noSetup, pair, c.OutOrStdout())
 		},
 	}
 	f := c.Flags()
-	f.IntVar(&cfg.Frames, "frames", 1, "linked frames, one appliance each")
+	f.IntVar(&cfg.Frames, "frames", 1, "linked frames, one appliance each; of three, the third has a witness, and only the first appliance is set up")
+	f.StringVar(&pair, "pair", "", "form a domain of that name out of the modules of three frames")
 	f.IntVar(&cfg.Compute, "compute", 1, "compute modules per frame")
 	f.StringVar(&cfg.Image, "image", "build/image", "directory of the image (make image)")
 	f.StringVar(&firmware, "firmware", string(qemu.UEFI), "of compute modules: uefi or bios")
@@ -55,7 +59,7 @@ func upCommand(dir *string) *cobra.Command {
 }
 
 // up holds a frame until ctx ends, somebody says `down`, or it fails.
-func up(ctx context.Context, cfg qemu.Config, setup bool, out io.Writer) (err error) {
+func up(ctx context.Context, cfg qemu.Config, setup bool, pair string, out io.Writer) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if cfg.Log, err = openLog(cfg.Dir); err != nil {
@@ -73,13 +77,21 @@ func up(ctx context.Context, cfg qemu.Config, setup bool, out io.Writer) (err er
 	defer stop()
 	if setup {
 		fmt.Fprintf(out, "%s: appliance starts (%s)\n", f.Serial, qemu.ChooseAccel().Name)
-		for _, g := range f.Linked() {
+		for _, g := range f.Standalone() {
 			wait, done := context.WithTimeout(ctx, qemu.Deadline(setupTime))
 			err := g.Setup(wait)
 			done()
 			if err != nil {
 				return err
 			}
+		}
+	}
+	if pair != "" {
+		wait, done := context.WithTimeout(ctx, qemu.Deadline(3*setupTime))
+		err := f.FormDomain(wait, pair, func(what string) { fmt.Fprintf(out, "%s: %s\n", f.Serial, what) })
+		done()
+		if err != nil {
+			return err
 		}
 	}
 	if err := os.WriteFile(filepath.Join(cfg.Dir, readyFile), nil, 0o644); err != nil {
