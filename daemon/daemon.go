@@ -42,6 +42,7 @@ import (
 	"baystream/daemon/storage"
 	"baystream/daemon/task"
 	"baystream/hw"
+	"baystream/hw/ipmi"
 	"baystream/netcfg"
 )
 
@@ -88,11 +89,11 @@ func Run(ctx context.Context, cfg Config) error {
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 
+	d.hw = newHardware(d)
 	if d.onModule() {
 		d.net = newNetwork(d)
 		g.Go(func() error { return d.net.run(ctx) })
 	}
-	d.hw = newHardware(d)
 	if err := d.prepareDisk(ctx); err != nil {
 		return err
 	}
@@ -280,10 +281,12 @@ func (d *Daemon) prepareDisk(ctx context.Context) error {
 	if err == nil {
 		d.disk = disk
 		d.board.set("data disk", domain.StatusOK, disk.Path, "")
+		d.hw.maintenanceOver(ipmi.ReasonDisk)
 		return nil
 	}
 	d.log.Error("data disk", "err", err)
 	d.board.set("data disk", domain.StatusCritical, err.Error(), "Insert a blank disk, or wipe this one if its contents are not needed; then restart the module.")
+	d.hw.maintenance(ipmi.ReasonDisk)
 	d.cfg.Console("no data disk: %v", err)
 	return os.MkdirAll(d.cfg.State, 0o700)
 }

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"baystream/daemon/task"
 	"baystream/hw"
 	"baystream/hw/ipmi"
+	"baystream/hw/kmsg"
 	"baystream/hw/redfish"
 )
 
@@ -33,11 +35,14 @@ type hardware struct {
 func newHardware(d *Daemon) *hardware {
 	h := &hardware{d: d}
 	var open func() (*ipmi.Client, error)
-	if !d.onModule() { // an ordinary host's event log is not ours to write
+	var messages func(context.Context, func(string)) error
+	if d.onModule() {
+		messages = func(ctx context.Context, each func(string)) error { return kmsg.Follow(ctx, d.cfg.Root, each) }
+	} else { // an ordinary host's event log is not ours to write
 		open = func() (*ipmi.Client, error) { return nil, fs.ErrNotExist }
 	}
 	h.Keeper = inventory.New(inventory.Config{
-		Open: open,
+		Open: open, Messages: messages,
 		Root: d.cfg.Root, Log: d.log.With("part", "hardware"),
 		Health: func(part string, s inventory.Status, detail, remedy string) {
 			d.board.set(part, string(s), detail, remedy)
@@ -75,6 +80,7 @@ func (h *hardware) inPlace(run func(context.Context) error) func(context.Context
 			<-ctx.Done()
 			return nil
 		}
+		h.maintenanceOver(ipmi.ReasonBay)
 		return run(ctx)
 	}
 }
@@ -93,6 +99,33 @@ func (h *hardware) started() {
 		}
 	}
 	h.Note(ipmi.Event{Kind: ipmi.Started})
+	h.maintenanceOver(ipmi.ReasonCrashLoop)
+}
+
+// maintenance writes to the controller's log that the module stopped its roles,
+// for one of ipmi's reasons.
+func (h *hardware) maintenance(reason byte) { h.Note(ipmi.Event{Kind: ipmi.Maintenance, Code: reason}) }
+
+// maintenanceOver writes that a reason is gone, if the log tells of it.
+func (h *hardware) maintenanceOver(reason byte) {
+	h.Note(ipmi.Event{Kind: ipmi.MaintenanceEnded, Code: reason})
+}
+
+// NoteMaintenance writes to the event log of this module's controller that it is in
+// maintenance, for whoever has to do so without a daemon: "asked", "bay", "crash-loop"
+// or "disk". Root is where /dev is.
+func NoteMaintenance(ctx context.Context, root, reason string) error {
+	code, ok := map[string]byte{"asked": ipmi.ReasonOperator, "bay": ipmi.ReasonBay, "crash-loop": ipmi.ReasonCrashLoop, "disk": ipmi.ReasonDisk}[reason]
+	if !ok {
+		return fmt.Errorf("reason %q: want asked, bay, crash-loop or disk", reason)
+	}
+	c, err := ipmi.Open(filepath.Join(root, "dev/ipmi0"))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = c.Write(ctx, ipmi.Event{Kind: ipmi.Maintenance, Code: code})
+	return err
 }
 
 // metrics are those of the inventory, of this program and of the domain state.

@@ -56,6 +56,7 @@ func run(ctx context.Context, args []string) error {
 	listen := flags.String("listen", "", "address:port of REST (default: port 443 of the management address)")
 	reset := flags.Bool("factory-reset", false, "erase the data disk, at the next start if it is in use, and end")
 	end := flags.Bool("shutdown", false, "take down what serves on in the kernel, because the machine ends, and end")
+	note := flags.String("note-maintenance", "", "write into the controller's event log that the module is in maintenance for `REASON` (asked, bay, crash-loop, disk), and end")
 	debug := flags.Bool("debug", false, "log details")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -71,6 +72,9 @@ func run(ctx context.Context, args []string) error {
 		State: *state, Root: "/", Listen: *listen, Version: version,
 		Log:     slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 		Console: func(format string, a ...any) { fmt.Printf("baystream: "+format+"\n", a...) },
+	}
+	if *note != "" {
+		return daemon.NoteMaintenance(ctx, cfg.Root, *note)
 	}
 	if *end {
 		return daemon.Shutdown(context.WithoutCancel(ctx), cfg) // nothing is gained by half of it

@@ -85,9 +85,19 @@ func (k *Keeper) serve(ctx context.Context, c *ipmi.Client) error {
 	if err != nil {
 		k.cfg.Log.Warn("management controller", "err", err)
 	}
+	if log, err := c.Log(ctx); err == nil {
+		k.told.learn(log)
+	} else {
+		k.cfg.Log.Warn("management controller", "err", err)
+	}
 	tick := time.NewTicker(sensorInterval)
 	defer tick.Stop()
 	for {
+		for _, e := range k.told.due(k.cfg.Now()) {
+			if err := k.write(ctx, c, e); err != nil {
+				return err
+			}
+		}
 		if err := k.readSensors(ctx, c, sensors, Controller{Device: dev, FRU: fru}); err != nil {
 			return err
 		}
@@ -98,6 +108,9 @@ func (k *Keeper) serve(ctx context.Context, c *ipmi.Client) error {
 			case <-tick.C:
 				wait = false
 			case e := <-k.notes:
+				if !k.told.note(e, k.cfg.Now()) {
+					continue
+				}
 				if err := k.write(ctx, c, e); err != nil {
 					return err
 				}
@@ -242,7 +255,8 @@ func (k *Keeper) bay() hw.Bay {
 }
 
 // Note writes one of our events to the controller's log, now or when there is a
-// controller. Of very many waiting ones the newest are dropped.
+// controller; what the log says already, and what comes too often, is left out
+// (conditions). Of very many waiting ones the newest are dropped.
 func (k *Keeper) Note(e ipmi.Event) {
 	select {
 	case k.notes <- e:
@@ -257,8 +271,9 @@ func (k *Keeper) write(ctx context.Context, c *ipmi.Client, e ipmi.Event) error 
 		k.cfg.Log.Warn("event not logged by the controller", "event", e.String(), "err", err)
 		return nil
 	}
-	if err != nil {
-		k.Note(e) // once more with the controller opened anew
+	if err != nil { // once more with the controller opened anew
+		k.told.forget(e)
+		k.Note(e)
 	}
 	return err
 }

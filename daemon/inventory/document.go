@@ -127,6 +127,9 @@ func (k *Keeper) problems() []string {
 			out = append(out, err.Error())
 		}
 	}
+	if text := k.failingText(); text != "" {
+		out = append(out, text)
+	}
 	return out
 }
 

@@ -56,7 +56,9 @@ type Config struct {
 	Open func() (*ipmi.Client, error)
 	// Follow follows device events; uevent.Follow by default.
 	Follow func(ctx context.Context, started func(), each func(uevent.Event)) error
-	Now    func() time.Time
+	// Messages follows the kernel's log, for the errors of disks; nil: not at all.
+	Messages func(ctx context.Context, each func(text string)) error
+	Now      func() time.Time
 }
 
 // Status is a part's status on the health board.
@@ -77,6 +79,7 @@ type Keeper struct {
 	appeared chan struct{}        // buffered by one: a controller came
 	placed   chan struct{}        // closed when the module's place is sure, or cannot become surer
 	once     sync.Once
+	told     conditions // what the controller's log says; of keepController only
 
 	mu         sync.Mutex
 	inv        hw.Inventory
@@ -90,6 +93,7 @@ type Keeper struct {
 	manager    *FrameManager
 	client     *redfish.Client // nil: no frame manager is known
 	faults     map[string]error
+	failing    map[string]int // disks by name: I/O errors since the daemon started
 }
 
 // New makes a keeper that starts with the inventory as it was read at first.
@@ -113,7 +117,7 @@ func New(cfg Config, inv hw.Inventory) *Keeper {
 		cfg.Now = time.Now
 	}
 	return &Keeper{
-		cfg: cfg, inv: inv, changed: cfg.Now(), faults: map[string]error{},
+		cfg: cfg, inv: inv, changed: cfg.Now(), faults: map[string]error{}, failing: map[string]int{},
 		notes: make(chan ipmi.Event, 64), placed: make(chan struct{}), managers: make(chan hw.FrameManager, 1), appeared: make(chan struct{}, 1),
 	}
 }
@@ -125,6 +129,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	g.Go(func() error { k.keepController(ctx); return nil })
 	g.Go(func() error { k.keepManager(ctx); return nil })
 	g.Go(func() error { k.readTPM(); return nil })
+	g.Go(func() error { k.followErrors(ctx); return nil })
 	return g.Wait()
 }
 
@@ -261,6 +266,7 @@ func (k *Keeper) probe(event time.Time) {
 				kind = ipmi.DiskReplaced
 			}
 			k.Note(ipmi.Event{Kind: kind, Code: c.number})
+			k.forgetErrors(c.name)
 		}
 	}
 	k.cfg.Plugged(inv)

@@ -112,6 +112,7 @@ type rig struct {
 	events  chan uevent.Event // from the kernel
 	health  chan string       // "part: status: detail"
 	plugged chan hw.Inventory
+	kernel  chan string // messages of its log
 }
 
 const uuid = "11111111-2222-3333-4444-555555555555"
@@ -133,7 +134,7 @@ func newRig(t *testing.T, bay string) *rig {
 	t.Cleanup(m.Close)
 	m.AddUser("bay", "a secret of this bay", manager.Operator)
 
-	g := &rig{t: t, manager: m, root: t.TempDir(), events: make(chan uevent.Event), health: make(chan string, 64), plugged: make(chan hw.Inventory, 8)}
+	g := &rig{t: t, manager: m, root: t.TempDir(), events: make(chan uevent.Event), health: make(chan string, 64), plugged: make(chan hw.Inventory, 8), kernel: make(chan string)}
 	g.bmc = &controller{wrote: make(chan struct{}, 64), document: []byte(fmt.Sprintf(
 		`{"frame":"VF0001","bay":%q,"address":"169.254.1.11/16","manager":{"url":"https://%s","certificateSha256":%q,"user":"bay","password":"a secret of this bay"},
 		"bays":[{"bay":"appliance bay 1","kind":"appliance"},{"bay":"device bay 2","kind":"device"}]}`, bay, l.Addr(), m.Fingerprint()))}
@@ -152,6 +153,16 @@ func newRig(t *testing.T, bay string) *rig {
 				return nil, fs.ErrNotExist
 			}
 			return ipmi.NewClient(g.bmc), nil
+		},
+		Messages: func(ctx context.Context, each func(string)) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case text := <-g.kernel:
+					each(text)
+				}
+			}
 		},
 		Follow: func(ctx context.Context, started func(), each func(uevent.Event)) error {
 			started()
@@ -365,6 +376,15 @@ func TestHotPlugIsSeen(t *testing.T) {
 		t.Errorf("disks %+v", inv.Disks)
 	}
 	<-g.bmc.wrote
+	for range 3 { // told once
+		g.kernel <- "I/O error, dev vdb, sector 8 op 0x1:(WRITE) flags 0x0 phys_seg 1 prio class 2"
+	}
+	g.kernel <- "I/O error, dev dm-7, sector 8 op 0x1:(WRITE)"
+	<-g.bmc.wrote
+	g.waitHealth("disk errors: Warning: vdb: 3 I/O errors")
+	if d := g.k.Document(); len(d.Problems) != 1 {
+		t.Errorf("problems %q", d.Problems)
+	}
 	if err := os.Remove(link); err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +401,7 @@ func TestHotPlugIsSeen(t *testing.T) {
 	for _, r := range log {
 		texts = append(texts, r.Text)
 	}
-	if diff := cmp.Diff([]string{"disk 1 is there again", "disk 1 failed or was removed"}, texts); diff != "" {
+	if diff := cmp.Diff([]string{"disk 1 is there again", "disk 1 has I/O errors", "disk 1 failed or was removed"}, texts); diff != "" {
 		t.Errorf("event log (-want +got):\n%s", diff)
 	}
 	if d := g.k.Document(); d.Revision < 2 {

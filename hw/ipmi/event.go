@@ -15,8 +15,9 @@ type Event struct {
 	Kind EventKind
 	// Bay is the bay that a Fence cut off from power, such as "device bay 3".
 	Bay Bay
-	// Code says more: the drive's number for DiskFailed and DiskReplaced, a
-	// Maintenance code for Maintenance. Up to 255.
+	// Code says more: the drive's number for DiskFailed, DiskReplaced and
+	// DiskErrors, a Maintenance code for Maintenance, a network for LinkLost and
+	// LinkBack. Up to 255.
 	Code byte
 }
 
@@ -31,9 +32,20 @@ const (
 	DiskReplaced           // it is back, or another is
 	Maintenance            // the module stopped its roles, for the reason in Code
 	MaintenanceEnded
-	Fence   // this module cut another one off from power
-	Updated // the module starts another version of its image
+	Fence      // this module cut another one off from power
+	Updated    // the module starts another version of its image
+	DiskErrors // a disk ended commands in an error
+	LinkLost   // no port of the network in Code has a carrier
+	LinkBack   // one has again
 )
+
+// Networks, the Code of LinkLost and LinkBack.
+const (
+	NetworkManagement   byte = 1
+	NetworkInterconnect byte = 2
+)
+
+var networkText = map[byte]string{NetworkManagement: "management port", NetworkInterconnect: "interconnect ports"}
 
 // Reasons for Maintenance, the Code of the event.
 const (
@@ -95,14 +107,43 @@ func (e Event) String() string {
 		return e.Bay.String() + " was cut off from power"
 	case Updated:
 		return "another version of the image starts"
+	case DiskErrors:
+		return fmt.Sprintf("disk %d has I/O errors", e.Code)
+	case LinkLost:
+		return "no carrier: " + networkName(e.Code)
+	case LinkBack:
+		return "carrier is back: " + networkName(e.Code)
 	}
 	return fmt.Sprintf("event %d", int(e.Kind))
+}
+
+func networkName(code byte) string {
+	if text := networkText[code]; text != "" {
+		return text
+	}
+	return fmt.Sprintf("network %d", code)
+}
+
+// Ends returns the condition that e ends, such as DiskFailed for DiskReplaced.
+func (e Event) Ends() (Event, bool) {
+	switch e.Kind {
+	case DiskReplaced:
+		e.Kind = DiskFailed
+	case MaintenanceEnded:
+		e.Kind = Maintenance
+	case LinkBack:
+		e.Kind = LinkLost
+	default:
+		return Event{}, false
+	}
+	return e, true
 }
 
 // Sensor types (table 42-3) and the OEM one that is ours.
 const (
 	sensorDriveSlot     = 0x0d
 	sensorOSBoot        = 0x1f
+	sensorLAN           = 0x27
 	sensorVersionChange = 0x2b
 	sensorBaystream     = 0xc0
 
@@ -128,6 +169,12 @@ func (e Event) shape() shape {
 		return shape{sensorDriveSlot, [3]byte{bytesAreOurs | 0x01, 0, e.Code}, true}
 	case Updated:
 		return shape{sensorVersionChange, [3]byte{0x01, 0xff, 0xff}, false} // firmware or software change detected
+	case DiskErrors:
+		return shape{sensorDriveSlot, [3]byte{bytesAreOurs | 0x02, 0, e.Code}, false} // predictive failure
+	case LinkLost:
+		return shape{sensorLAN, [3]byte{bytesAreOurs, e.Code, 0}, false} // heartbeat lost
+	case LinkBack:
+		return shape{sensorLAN, [3]byte{bytesAreOurs, e.Code, 0}, true}
 	case Maintenance:
 		return shape{sensorBaystream, [3]byte{bytesAreOurs, e.Code, 0}, false}
 	case MaintenanceEnded:
@@ -157,12 +204,12 @@ func eventOf(s *types.SELStandard) (Event, bool) {
 		return Event{}, false
 	}
 	d := s.EventData
-	for k := Started; k <= Updated; k++ {
+	for k := Started; k <= LinkBack; k++ {
 		e := Event{Kind: k}
 		switch k {
-		case DiskFailed, DiskReplaced:
+		case DiskFailed, DiskReplaced, DiskErrors:
 			e.Code = d.EventData3
-		case Maintenance, MaintenanceEnded:
+		case Maintenance, MaintenanceEnded, LinkLost, LinkBack:
 			e.Code = d.EventData2
 		case Fence:
 			e.Bay = Bay{d.EventData2, d.EventData3}

@@ -84,6 +84,9 @@ func look(t *testing.T, c *Client) {
 			t.Errorf("record %d is from %q", r.ID, r.Source)
 		}
 		texts = append(texts, r.Text)
+		if i := len(texts) - 1; i < len(allEvents) && (r.Event == nil || *r.Event != allEvents[i]) {
+			t.Errorf("record %d is the event %+v, want %+v", r.ID, r.Event, allEvents[i])
+		}
 	}
 	if diff := cmp.Diff(eventTexts, texts); diff != "" {
 		t.Errorf("Log (-want +got):\n%s", diff)
@@ -96,13 +99,15 @@ func look(t *testing.T, c *Client) {
 var allEvents = []Event{
 	{Kind: Started}, {Kind: DiskFailed, Code: 2}, {Kind: DiskReplaced, Code: 2},
 	{Kind: Maintenance, Code: ReasonBay}, {Kind: MaintenanceEnded, Code: ReasonBay},
-	{Kind: Fence, Bay: BayOf("device", 3)}, {Kind: Updated},
+	{Kind: Fence, Bay: BayOf("device", 3)}, {Kind: Updated}, {Kind: DiskErrors, Code: 1},
+	{Kind: LinkLost, Code: NetworkInterconnect}, {Kind: LinkBack, Code: NetworkInterconnect},
 }
 
 var eventTexts = []string{
 	"appliance started", "disk 2 failed or was removed", "disk 2 is there again",
 	"maintenance: sources of the bay's identity disagree", "maintenance ended",
 	"device bay 3 was cut off from power", "another version of the image starts",
+	"disk 1 has I/O errors", "no carrier: interconnect ports", "carrier is back: interconnect ports",
 }
 
 // script is a controller that answers by a function.

@@ -22,6 +22,8 @@ type Record struct {
 	Cleared bool `json:"cleared,omitempty"`
 	// Raw are the record's 16 bytes in hex, for who knows more about its maker.
 	Raw string `json:"raw"`
+	// Event is the record if it is one of ours.
+	Event *Event `json:"-"`
 }
 
 // LogInfo is the state of the log.
@@ -126,7 +128,7 @@ func parseRecord(b []byte) (Record, error) {
 		r.Time, r.Source = recordTime(s.Timestamp), source(s.GeneratorID)
 		r.Sensor, r.Number, r.Cleared = s.SensorType.String(), int(s.SensorNumber), bool(s.EventDir)
 		if e, ok := eventOf(s); ok {
-			r.Text = e.String()
+			r.Text, r.Event = e.String(), &e
 			break
 		}
 		if r.Text = s.EventString(); r.Text == "" {
