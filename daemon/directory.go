@@ -24,32 +24,51 @@ import (
 const bootFiles = "/usr/lib/ipxe"
 
 // boot runs the boot service on the deployment network, anew when the link
-// under it changes.
+// under it changes or the network is another.
 func (d *Daemon) boot(ctx context.Context) error {
-	if d.depl.VLAN == 0 || d.net == nil {
+	if d.net == nil {
 		return nil // the board says so under network
 	}
-	dir := newDirectory(d)
+	for ctx.Err() == nil {
+		depl, other := d.net.deployment()
+		serving, stop := context.WithCancel(ctx)
+		go func() {
+			select {
+			case <-other:
+			case <-serving.Done():
+			}
+			stop()
+		}()
+		d.serveBoot(serving, depl)
+		<-serving.Done() // the network is another, or nothing can be served on this one
+		stop()
+	}
+	return nil
+}
+
+// serveBoot serves on one deployment network until ctx ends.
+func (d *Daemon) serveBoot(ctx context.Context, depl netcfg.Deployment) {
+	if depl.VLAN == 0 {
+		return
+	}
 	service, err := boot.New(boot.Config{
-		Interface: netcfg.DeploymentLink(d.depl), Address: d.depl.Address, MTU: d.depl.MTU,
-		Files: bootPrograms(), Directory: dir, Log: d.log.With("part", "boot"),
+		Interface: netcfg.DeploymentLink(depl), Address: depl.Address, MTU: depl.MTU,
+		Files: bootPrograms(), Directory: newDirectory(d), Log: d.log.With("part", "boot"),
 	})
 	if err != nil {
-		d.board.set("boot service", domain.StatusCritical, err.Error(), "Correct the deployment setting of the frame.")
-		return nil
+		d.board.set("boot service", domain.StatusCritical, err.Error(), "Correct the deployment setting (bayctl net set deployment, or in the frame).")
+		return
 	}
 	for {
-		d.board.set("boot service", domain.StatusOK, "serves "+d.depl.Pool.String(), "")
+		d.board.set("boot service", domain.StatusOK, "serves "+depl.Pool.String(), "")
 		err := service.Run(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return
 		}
 		d.log.Warn("boot service", "err", err)
 		d.board.set("boot service", domain.StatusWarning, fmt.Sprint(err), "It starts again by itself once the deployment link is back; see bayctl net.")
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(2 * time.Second):
+		if !pause(ctx, 2*time.Second) {
+			return
 		}
 	}
 }
@@ -149,7 +168,8 @@ func (dir *directory) target(ctx context.Context, h domain.ServerHardware) (bool
 // address is the server's address, given once and kept in its row; that of an
 // unknown port is kept by MAC for a while.
 func (dir *directory) address(ctx context.Context, h domain.ServerHardware, known bool, mac net.HardwareAddr) (netip.Addr, error) {
-	pool := dir.d.depl.Pool
+	depl := dir.d.deployment()
+	pool := depl.Pool
 	if a, err := netip.ParseAddr(h.Address); known && err == nil && pool.Contains(a) {
 		return a, nil
 	}
@@ -163,7 +183,7 @@ func (dir *directory) address(ctx context.Context, h domain.ServerHardware, know
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	taken := map[netip.Addr]string{dir.d.depl.Address.Addr(): "appliance", dir.d.portal(): "portal"}
+	taken := map[netip.Addr]string{depl.Address.Addr(): "appliance", depl.Portal: "portal"}
 	for _, s := range servers {
 		if a, err := netip.ParseAddr(s.Address); err == nil {
 			if known && s.UUID == h.UUID && pool.Contains(a) {
@@ -278,7 +298,7 @@ func (dir *directory) makeRoom(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	id, err := forgettable(servers, quota(dir.d.depl.Pool.Size()), time.Now())
+	id, err := forgettable(servers, quota(dir.d.deployment().Pool.Size()), time.Now())
 	if err != nil || id == "" {
 		return err
 	}

@@ -52,6 +52,11 @@ func newHardware(d *Daemon) *hardware {
 				d.net.SetFrameLink(doc.Address)
 			}
 		},
+		Plugged: func(inv hw.Inventory) {
+			if d.net != nil {
+				d.net.Plugged(inv)
+			}
+		},
 	}, d.inv)
 	return h
 }

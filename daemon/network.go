@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -29,25 +30,29 @@ var slotsInterconnect = []int{3, 6}
 // network keeps the module's links as they should be. What it watches on them
 // is in network_watch.go, how the settings change in network_settings.go.
 type network struct {
-	d       *Daemon
-	changed chan struct{} // buffered by one
-	ready   chan struct{} // closed once the management address is up
-	once    sync.Once
-	watch   watchers
+	d        *Daemon
+	changed  chan struct{} // buffered by one
+	ready    chan struct{} // closed once the management address is up
+	once     sync.Once
+	watch    watchers
+	carriers carriers // of run only
 
 	mu        sync.Mutex
+	nics      []hw.NIC // of the module's slots; one that is pulled stays until another is there
 	set       netSettings
 	trial     netcfg.Trial
+	other     chan struct{} // closed when the deployment network is another
 	lease     netcfg.Management
 	frameLink netip.Prefix
-	lacp      bool     // the bond speaks it
-	tooLong   []string // findings about the MTU
-	resend    bool     // announce all addresses in the next round
+	service   netip.Prefix // of the management of a pair, while it is here
+	lacp      bool         // the bond speaks it
+	tooLong   []string     // findings about the MTU
+	resend    bool         // announce all addresses in the next round
 }
 
 func newNetwork(d *Daemon) *network {
-	n := &network{d: d, changed: make(chan struct{}, 1), ready: make(chan struct{})}
-	n.trial = netcfg.NewTrial(d.mgmt)
+	n := &network{d: d, changed: make(chan struct{}, 1), ready: make(chan struct{}), other: make(chan struct{}), nics: d.inv.NICs}
+	n.trial = netcfg.NewTrial(netcfg.Settings{Management: d.mgmt, Deployment: d.depl})
 	ic, err := netcfg.ParseInterconnect(d.inv.Settings["interconnect"])
 	if err != nil {
 		d.log.Error("frame settings", "err", err)
@@ -59,6 +64,12 @@ func newNetwork(d *Daemon) *network {
 }
 
 // ports are the NICs by what they are for.
+func (n *network) ports() (mgmt, frame netcfg.NIC, ics []netcfg.NIC) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return ports(hw.Inventory{NICs: n.nics})
+}
+
 func ports(inv hw.Inventory) (mgmt, frame netcfg.NIC, ics []netcfg.NIC) {
 	if n, ok := inv.NICBySlot(slotManagement); ok {
 		mgmt = nic(n)
@@ -74,6 +85,43 @@ func ports(inv hw.Inventory) (mgmt, frame netcfg.NIC, ics []netcfg.NIC) {
 	return mgmt, frame, ics
 }
 
+// Plugged takes the NICs as they are now. One that is gone keeps its place in the
+// bond until another is in its slot: what stands on the bond goes on.
+func (n *network) Plugged(inv hw.Inventory) {
+	n.mu.Lock()
+	nics, changed := replaced(n.nics, inv.NICs)
+	n.nics = nics
+	n.mu.Unlock()
+	for _, c := range changed {
+		n.d.log.Info("port replaced", "slot", c.Slot, "link", c.Name, "mac", c.MAC)
+	}
+	n.wake()
+}
+
+// replaced returns the NICs that have or last had a slot, and those of them that
+// are new there.
+func replaced(old, now []hw.NIC) (nics, changed []hw.NIC) {
+	for _, o := range old {
+		in := func(p hw.NIC) bool { return p.Slot == o.Slot }
+		if o.Slot != 0 && !slices.ContainsFunc(now, in) {
+			nics = append(nics, o)
+		}
+	}
+	for _, p := range now {
+		nics = append(nics, p)
+		same := func(o hw.NIC) bool { return o.Name == p.Name && o.MAC == p.MAC && o.Slot == p.Slot }
+		if p.Slot != 0 && !slices.ContainsFunc(old, same) {
+			changed = append(changed, p)
+		}
+	}
+	// A name is one link's: who had it before is gone.
+	nics = slices.DeleteFunc(nics, func(o hw.NIC) bool {
+		taken := func(p hw.NIC) bool { return p.Name == o.Name && (p.Slot != o.Slot || p.MAC != o.MAC) }
+		return !slices.Contains(now, o) && slices.ContainsFunc(now, taken)
+	})
+	return nics, changed
+}
+
 func nic(n hw.NIC) netcfg.NIC {
 	mac, _ := net.ParseMAC(n.MAC) // hw has checked it
 	return netcfg.NIC{Name: n.Name, MAC: mac}
@@ -82,7 +130,7 @@ func nic(n hw.NIC) netcfg.NIC {
 // management is what the management port should have now: what is set, or what
 // DHCP lends. It is called with mu held.
 func (n *network) management() netcfg.Management {
-	m := n.trial.Wanted()
+	m := n.trial.Wanted().Management
 	if !m.Address.IsValid() {
 		m.Address, m.Gateway = n.lease.Address, n.lease.Gateway
 	}
@@ -93,11 +141,40 @@ func (n *network) management() netcfg.Management {
 func (n *network) want() netcfg.Config {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	mgmt, frame, ics := ports(n.d.inv)
-	return netcfg.Module{
+	mgmt, frame, ics := ports(hw.Inventory{NICs: n.nics})
+	c := netcfg.Module{
 		ManagementPort: mgmt, FramePort: frame, InterconnectPorts: ics,
-		Management: n.management(), FrameLink: n.frameLink, Deployment: n.d.depl, LACP: n.lacp,
+		Management: n.management(), FrameLink: n.frameLink, Deployment: n.trial.Wanted().Deployment, LACP: n.lacp,
 	}.Config()
+	if n.service.IsValid() && mgmt.Name != "" {
+		c.Links[0].Addrs = append(c.Links[0].Addrs, n.service)
+	}
+	return c
+}
+
+// setService takes the service address, or with the zero Prefix gives it up.
+func (n *network) setService(p netip.Prefix) {
+	n.mu.Lock()
+	n.service = p
+	n.mu.Unlock()
+	n.wake()
+}
+
+// deployment is the deployment network as it is wanted now, and a channel that is
+// closed when it is another.
+func (n *network) deployment() (netcfg.Deployment, <-chan struct{}) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.trial.Wanted().Deployment, n.other
+}
+
+// deployment is the network that servers boot over, zero without one.
+func (d *Daemon) deployment() netcfg.Deployment {
+	if d.net == nil {
+		return d.depl
+	}
+	depl, _ := d.net.deployment()
+	return depl
 }
 
 // SetFrameLink gives the module's place on the frame's own network, as the
@@ -112,7 +189,7 @@ func (n *network) SetFrameLink(p netip.Prefix) {
 // run reconciles until ctx ends: events only wake it, each round looks at the
 // whole truth.
 func (n *network) run(ctx context.Context) error {
-	mgmt, _, ics := ports(n.d.inv)
+	mgmt, _, ics := n.ports()
 	if mgmt.Name == "" {
 		n.d.board.set("network", domain.StatusCritical, "no management port: no NIC in PCIe slot 1", "Check the module's adapters with bayctl hw.")
 	}
@@ -125,15 +202,12 @@ func (n *network) run(ctx context.Context) error {
 	if err := loadModules(networkModules); err != nil {
 		n.d.log.Warn("kernel modules of the network", "err", err)
 	}
-	if mgmt.Name != "" {
-		g.Go(func() error { return n.borrow(ctx, mgmt.Name) })
-	}
 	g.Go(func() error {
 		resync, look := time.NewTicker(time.Minute), time.NewTicker(lookEvery)
 		defer resync.Stop()
 		defer look.Stop()
 		err := n.sync(ctx)
-		n.startWatchers(ctx, g)
+		n.keepWatchers(ctx, g)
 		for {
 			select {
 			case <-ctx.Done():
@@ -148,6 +222,7 @@ func (n *network) run(ctx context.Context) error {
 			case <-resync.C:
 			}
 			err = n.sync(ctx)
+			n.keepWatchers(ctx, g)
 		}
 	})
 	return g.Wait()
@@ -208,16 +283,25 @@ func (n *network) sync(ctx context.Context) error {
 
 // judge says on the board how the network is.
 func (n *network) judge(ctx context.Context, err error) {
-	warnings := n.warnings(ctx)
+	rep, rerr := n.report(ctx)
+	warnings := rep.Warnings
+	if rerr != nil {
+		warnings = []string{rerr.Error()}
+	} else {
+		for _, e := range n.carriers.look(rep.Ports, time.Now()) {
+			n.d.hw.Note(e)
+		}
+	}
+	depl, _ := n.deployment()
 	switch {
 	case err != nil:
 		n.d.board.set("network", domain.StatusWarning, err.Error(), "See bayctl net for the links as they are.")
 	case len(warnings) > 0:
 		n.d.board.set("network", domain.StatusWarning, strings.Join(warnings, "; "), "See bayctl net for the ports and what is behind them.")
-	case n.d.depl.VLAN == 0:
-		n.d.board.set("network", domain.StatusWarning, "no deployment network is set: servers cannot boot", "Set it in the frame (deployment setting), then restart the module.")
+	case depl.VLAN == 0:
+		n.d.board.set("network", domain.StatusWarning, "no deployment network is set: servers cannot boot", "Set it with bayctl net set deployment, or in the frame (deployment setting).")
 	default:
-		n.d.board.set("network", domain.StatusOK, "deployment VLAN "+netcfg.DeploymentLink(n.d.depl)+", portal "+n.d.portal().String(), "")
+		n.d.board.set("network", domain.StatusOK, "deployment VLAN "+netcfg.DeploymentLink(depl)+", portal "+depl.Portal.String(), "")
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"baystream/daemon/domain"
 	"baystream/hw"
 	"baystream/netcfg"
+	"baystream/netcfg/acd"
 	"baystream/netcfg/lldp"
 	"baystream/netcfg/probe"
 )
@@ -37,19 +38,11 @@ func (n *network) report(ctx context.Context) (domain.NetReport, error) {
 	return rep, nil
 }
 
-// warnings are those of the report.
-func (n *network) warnings(ctx context.Context) []string {
-	rep, err := n.report(ctx)
-	if err != nil {
-		return []string{err.Error()}
-	}
-	return rep.Warnings
-}
-
 func (n *network) linkView(l netcfg.LinkState, st netcfg.State) domain.NetLink {
 	link := domain.NetLink{Name: l.Name, Kind: l.Type, MAC: l.MAC.String(), MTU: l.MTU, Up: l.Up, Carrier: l.Carrier, Master: l.Master, Addresses: []string{}}
 	link.Slot = n.slotOf(l.Name)
-	link.Purpose = purpose(l.Name, link.Slot, n.d.depl)
+	depl, _ := n.deployment()
+	link.Purpose = purpose(l.Name, link.Slot, depl)
 	if m, ok := st.Link(link.Master); ok && m.Active == l.Name {
 		link.Master += " (active)"
 	}
@@ -60,11 +53,13 @@ func (n *network) linkView(l netcfg.LinkState, st netcfg.State) domain.NetLink {
 }
 
 func (n *network) slotOf(link string) int {
-	i := slices.IndexFunc(n.d.inv.NICs, func(p hw.NIC) bool { return p.Name == link })
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	i := slices.IndexFunc(n.nics, func(p hw.NIC) bool { return p.Name == link })
 	if i < 0 {
 		return 0
 	}
-	return n.d.inv.NICs[i].Slot
+	return n.nics[i].Slot
 }
 
 // purpose says in a word what a link is for.
@@ -86,10 +81,7 @@ func purpose(name string, slot int, depl netcfg.Deployment) string {
 
 // probes returns what the bond's Monitor knows, false while there is none.
 func (n *network) probes() (probe.Snapshot, bool) {
-	if !n.watch.started.Load() {
-		return probe.Snapshot{}, false
-	}
-	m, ok := n.watch.monitor.get()
+	m, ok := watched[*probe.Monitor](&n.watch, watchBond, netcfg.InterconnectBond)
 	if !ok {
 		return probe.Snapshot{}, false
 	}
@@ -113,7 +105,8 @@ func (n *network) bondView(st netcfg.State) *domain.NetBond {
 
 // portViews are the module's ports in the order of their slots.
 func (n *network) portViews(st netcfg.State) []domain.NetPort {
-	mgmt, frame, ics := ports(n.d.inv)
+	mgmt, frame, ics := n.ports()
+	depl, _ := n.deployment()
 	bond, _ := st.Link(netcfg.InterconnectBond)
 	snap, probing := n.probes()
 	views := []domain.NetPort{}
@@ -123,7 +116,7 @@ func (n *network) portViews(st netcfg.State) []domain.NetPort {
 		}
 		l, _ := st.Link(p.Name)
 		slot := n.slotOf(p.Name)
-		v := domain.NetPort{Link: p.Name, Slot: slot, Network: purpose(p.Name, slot, n.d.depl), MAC: p.MAC.String(), Carrier: l.Carrier, InUse: l.Carrier && len(l.Master) == 0}
+		v := domain.NetPort{Link: p.Name, Slot: slot, Network: purpose(p.Name, slot, depl), MAC: p.MAC.String(), Carrier: l.Carrier, InUse: l.Carrier && len(l.Master) == 0}
 		if l.Master == bond.Name && bond.Name != "" {
 			v.InUse = bond.Active == p.Name || bond.Active == "" && l.Carrier
 		}
@@ -139,10 +132,7 @@ func (n *network) portViews(st netcfg.State) []domain.NetPort {
 }
 
 func (n *network) neighbourView(link string) *domain.NetNeighbour {
-	if !n.watch.started.Load() || n.watch.lldp[link] == nil {
-		return nil
-	}
-	agent, ok := n.watch.lldp[link].get()
+	agent, ok := watched[*lldp.Agent](&n.watch, watchLLDP, link)
 	if !ok {
 		return nil
 	}
@@ -199,8 +189,8 @@ func (n *network) findings(st netcfg.State, rep domain.NetReport) []string {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	found = append(found, n.tooLong...)
-	if m, until, ok := n.trial.Pending(); ok {
-		say("the management settings %q wait for a confirmation until %s", m.String(), domain.Stamp(until))
+	if next, until, ok := n.trial.Pending(); ok {
+		say("%s wait for a confirmation until %s", trialText(n.trial.Settled(), next), domain.Stamp(until))
 	}
 	if wrong := partnerFinding(n.set.lacp, rep.Ports); wrong != "" {
 		say("%s", wrong)
@@ -246,15 +236,10 @@ func partnerFinding(set netcfg.LACP, all []domain.NetPort) string {
 
 // conflicts are the stations that have one of our addresses.
 func (n *network) conflicts() []string {
-	if !n.watch.started.Load() {
-		return nil
-	}
 	var found []string
-	for _, h := range n.watch.guards {
-		if g, ok := h.get(); ok {
-			for _, c := range g.Conflicts() {
-				found = append(found, c.Error())
-			}
+	for _, g := range allWatched[*acd.Guard](&n.watch, watchConflicts) {
+		for _, c := range g.Conflicts() {
+			found = append(found, c.Error())
 		}
 	}
 	slices.Sort(found)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,20 +24,43 @@ import (
 )
 
 // watchers are what runs on the links beside their configuration. Each is
-// opened again when its link was away; nil meanwhile.
+// opened again when its link was away, and ended when its link is no longer one
+// of the module's: a port was replaced, the deployment network is another.
 type watchers struct {
-	lldp    map[string]*held[*lldp.Agent]    // by link
-	lacp    map[string]*held[*lacp.Listener] // by interconnect port
-	guards  map[string]*held[*acd.Guard]     // by link with addresses
-	monitor held[*probe.Monitor]             // of the bond
-	started atomic.Bool
-	filters bool // the modules of the packet filter are loaded; of sync only
+	filters bool // the modules of the packet filter are loaded; of run only
+
+	mu      sync.Mutex
+	running map[watchKey]*watcher
 }
 
-// runner is a watcher.
+// watchKey names a watcher: what it watches, on which link, and as what. Another
+// address of the port is another watcher.
+type watchKey struct{ what, link, as string }
+
+// What is watched.
+const (
+	watchLLDP      = "lldp"
+	watchLACP      = "lacp"
+	watchConflicts = "address conflicts"
+	watchBond      = "bond"
+	watchMTU       = "mtu"
+	watchDHCP      = "dhcp client"
+)
+
+type watcher struct {
+	stop context.CancelFunc
+	held any // *held of what it runs
+}
+
+// runner is what a watcher runs.
 type runner interface{ Run(context.Context) error }
 
-// held is a watcher that may be away.
+// running is a runner that is a function.
+type running func(context.Context) error
+
+func (r running) Run(ctx context.Context) error { return r(ctx) }
+
+// held is a runner that may be away.
 type held[T any] struct{ atomic.Pointer[T] }
 
 func (h *held[T]) get() (v T, ok bool) {
@@ -44,6 +68,32 @@ func (h *held[T]) get() (v T, ok bool) {
 		return *p, true
 	}
 	return v, false
+}
+
+// watched returns what watches a link, false while nothing does.
+func watched[T any](w *watchers, what, link string) (v T, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k, r := range w.running {
+		if h, is := r.held.(*held[T]); is && k.what == what && k.link == link {
+			return h.get()
+		}
+	}
+	return v, false
+}
+
+// allWatched are those that watch something on all links.
+func allWatched[T any](w *watchers, what string) (all []T) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for k, r := range w.running {
+		if h, is := r.held.(*held[T]); is && k.what == what {
+			if v, ok := h.get(); ok {
+				all = append(all, v)
+			}
+		}
+	}
+	return all
 }
 
 const reopenAfter = time.Second
@@ -74,62 +124,95 @@ func keep[T runner](ctx context.Context, n *network, what string, h *held[T], op
 	}
 }
 
-// startWatchers starts what watches the links. They exist since the first
-// sync, or come later.
-func (n *network) startWatchers(ctx context.Context, g *errgroup.Group) {
-	mgmt, frame, ics := ports(n.d.inv)
+// starting is a watcher that should run.
+type starting struct {
+	held any
+	run  func(context.Context) error
+}
+
+func start[T runner](n *network, what string, open func() (T, error)) starting {
+	h := &held[T]{}
+	return starting{held: h, run: func(ctx context.Context) error { return keep(ctx, n, what, h, open) }}
+}
+
+// keepWatchers starts the watchers of the links as they are wanted now, and ends
+// the others.
+func (n *network) keepWatchers(ctx context.Context, g *errgroup.Group) {
+	want := n.wantWatchers()
 	w := &n.watch
-	w.lldp, w.lacp, w.guards = map[string]*held[*lldp.Agent]{}, map[string]*held[*lacp.Listener]{}, map[string]*held[*acd.Guard]{}
-	for _, p := range append([]netcfg.NIC{mgmt, frame}, ics...) {
-		if p.Name == "" {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running == nil {
+		w.running = map[watchKey]*watcher{}
+	}
+	for key, r := range w.running {
+		if _, ok := want[key]; !ok {
+			r.stop()
+			delete(w.running, key)
+		}
+	}
+	for key, s := range want {
+		if w.running[key] != nil {
 			continue
 		}
-		h := &held[*lldp.Agent]{}
-		w.lldp[p.Name] = h
+		own, stop := context.WithCancel(ctx)
+		w.running[key] = &watcher{stop: stop, held: s.held}
 		g.Go(func() error {
-			return keep(ctx, n, "lldp", h, func() (*lldp.Agent, error) { return lldp.Open(p.Name, n.introduce(p.Name), n.d.log) })
+			defer stop()
+			return s.run(own)
 		})
+	}
+}
+
+// wantWatchers are the watchers that the ports and networks of now need.
+func (n *network) wantWatchers() map[watchKey]starting {
+	mgmt, frame, ics := n.ports()
+	depl, _ := n.deployment()
+	want := map[watchKey]starting{}
+	for _, p := range append([]netcfg.NIC{mgmt, frame}, ics...) {
+		if p.Name != "" {
+			want[watchKey{watchLLDP, p.Name, p.MAC.String()}] = start(n, watchLLDP, func() (*lldp.Agent, error) { return lldp.Open(p.Name, n.introduce(p.Name), n.d.log) })
+		}
 	}
 	for _, p := range ics {
-		h := &held[*lacp.Listener]{}
-		w.lacp[p.Name] = h
-		g.Go(func() error {
-			return keep(ctx, n, "lacp", h, func() (*lacp.Listener, error) { return lacp.Open(p.Name) })
-		})
+		want[watchKey{watchLACP, p.Name, p.MAC.String()}] = start(n, watchLACP, func() (*lacp.Listener, error) { return lacp.Open(p.Name) })
 	}
 	guarded := []string{mgmt.Name, frame.Name}
-	if n.d.depl.VLAN != 0 && len(ics) > 0 {
-		guarded = append(guarded, netcfg.DeploymentLink(n.d.depl))
-		g.Go(func() error { return n.checkMTU(ctx) })
+	if depl.VLAN != 0 && len(ics) > 0 {
+		link := netcfg.DeploymentLink(depl)
+		guarded = append(guarded, link)
+		want[watchKey{watchMTU, link, ""}] = start(n, watchMTU, func() (running, error) { return n.checkMTU(link), nil })
 	}
 	for _, link := range guarded {
 		if link == "" {
 			continue
 		}
-		h := &held[*acd.Guard]{}
-		w.guards[link] = h
-		g.Go(func() error {
-			return keep(ctx, n, "address conflicts", h, func() (*acd.Guard, error) {
-				guard, err := acd.OpenGuard(link, n.ownPort, n.d.log)
-				n.wake() // to be told the addresses
-				return guard, err
-			})
+		want[watchKey{watchConflicts, link, ""}] = start(n, watchConflicts, func() (*acd.Guard, error) {
+			guard, err := acd.OpenGuard(link, n.ownPort, n.d.log)
+			n.wake() // to be told the addresses
+			return guard, err
+		})
+	}
+	if mgmt.Name != "" {
+		want[watchKey{watchDHCP, mgmt.Name, mgmt.MAC.String()}] = start(n, watchDHCP, func() (running, error) {
+			return func(ctx context.Context) error { return n.borrow(ctx, mgmt.Name) }, nil
 		})
 	}
 	if len(ics) == 2 {
-		g.Go(func() error {
-			return keep(ctx, n, "bond", &w.monitor, func() (*probe.Monitor, error) { return probe.Open(n.probeConfig(ics)) })
+		as := fmt.Sprint(ics, depl.VLAN)
+		want[watchKey{watchBond, netcfg.InterconnectBond, as}] = start(n, watchBond, func() (*probe.Monitor, error) { return probe.Open(n.probeConfig(ics, depl)) })
+		want[watchKey{watchLACP, netcfg.InterconnectBond, as}] = start(n, watchLACP, func() (running, error) {
+			return func(ctx context.Context) error { return n.watchPartner(ctx, ics) }, nil
 		})
-		g.Go(func() error { return n.watchPartner(ctx, ics) })
 	}
-	w.started.Store(true)
+	return want
 }
 
 // probeConfig is what the bond's Monitor needs to know.
-func (n *network) probeConfig(ics []netcfg.NIC) probe.Config {
-	link := netcfg.DeploymentLink(n.d.depl)
+func (n *network) probeConfig(ics []netcfg.NIC, depl netcfg.Deployment) probe.Config {
+	link := netcfg.DeploymentLink(depl)
 	cfg := probe.Config{
-		Bond: netcfg.InterconnectBond, Preferred: 0, VLAN: n.d.depl.VLAN, Log: n.d.log.With("part", "probes"),
+		Bond: netcfg.InterconnectBond, Preferred: 0, VLAN: depl.VLAN, Log: n.d.log.With("part", "probes"),
 		Changed: func(string) {
 			n.mu.Lock()
 			n.resend = true
@@ -140,7 +223,7 @@ func (n *network) probeConfig(ics []netcfg.NIC) probe.Config {
 	for i := range cfg.Ports {
 		cfg.Ports[i] = probe.Port{Name: ics[i].Name, MAC: ics[i].MAC}
 	}
-	if n.d.depl.VLAN != 0 {
+	if depl.VLAN != 0 {
 		cfg.Neighbours = func() []netip.Addr {
 			addrs, err := netcfg.Neighbours(context.Background(), link)
 			if err != nil {
@@ -155,7 +238,10 @@ func (n *network) probeConfig(ics []netcfg.NIC) probe.Config {
 // ownPort says whether a station is one of this module's ports, under its own
 // address or that of its probes.
 func (n *network) ownPort(mac [6]byte) bool {
-	return slices.ContainsFunc(n.d.inv.NICs, func(p hw.NIC) bool {
+	n.mu.Lock()
+	nics := n.nics
+	n.mu.Unlock()
+	return slices.ContainsFunc(nics, func(p hw.NIC) bool {
 		own := nic(p).MAC
 		return mac == ether.MAC(own) || mac == ether.OwnMAC(own)
 	})
@@ -163,13 +249,8 @@ func (n *network) ownPort(mac [6]byte) bool {
 
 // introduce is what a port says of this module.
 func (n *network) introduce(link string) func() lldp.Frame {
-	mgmt, _, _ := ports(n.d.inv)
-	slot := 0
-	for _, p := range n.d.inv.NICs {
-		if p.Name == link {
-			slot = p.Slot
-		}
-	}
+	mgmt, _, _ := n.ports()
+	slot := n.slotOf(link)
 	return func() lldp.Frame {
 		f := lldp.Frame{
 			Chassis:    lldp.ID{Subtype: lldp.ChassisMAC, Value: mgmt.MAC},
@@ -191,15 +272,8 @@ func (n *network) introduce(link string) func() lldp.Frame {
 
 // guard tells the guards which addresses are ours now.
 func (n *network) guard(want netcfg.Config) {
-	if !n.watch.started.Load() {
-		return
-	}
 	for _, l := range want.Links {
-		h := n.watch.guards[l.Name]
-		if h == nil {
-			continue
-		}
-		if g, ok := h.get(); ok {
+		if g, ok := watched[*acd.Guard](&n.watch, watchConflicts, l.Name); ok {
 			var addrs []netip.Addr
 			for _, a := range l.Addrs {
 				addrs = append(addrs, a.Addr())
@@ -215,7 +289,8 @@ func (n *network) filter() error {
 	if !n.watch.filters && n.d.address.Load() == nil && time.Since(n.d.started) < restFirst {
 		return nil
 	}
-	mgmt, frame, ics := ports(n.d.inv)
+	mgmt, frame, ics := n.ports()
+	depl, _ := n.deployment()
 	links := firewall.Links{}
 	add := func(name string, network firewall.Network) {
 		if name != "" {
@@ -226,8 +301,8 @@ func (n *network) filter() error {
 	add(frame.Name, firewall.FrameLink)
 	if len(ics) > 0 {
 		add(netcfg.InterconnectBond, firewall.Closed)
-		if n.d.depl.VLAN != 0 {
-			add(netcfg.DeploymentLink(n.d.depl), firewall.Deployment)
+		if depl.VLAN != 0 {
+			add(netcfg.DeploymentLink(depl), firewall.Deployment)
 		}
 	}
 	if !n.watch.filters {
@@ -274,10 +349,8 @@ func (n *network) watchPartner(ctx context.Context, ics []netcfg.NIC) error {
 }
 
 func (n *network) partner(link string) (lacp.Partner, bool) {
-	if h := n.watch.lacp[link]; h != nil {
-		if l, ok := h.get(); ok {
-			return l.Partner()
-		}
+	if l, ok := watched[*lacp.Listener](&n.watch, watchLACP, link); ok {
+		return l.Partner()
 	}
 	return lacp.Partner{}, false
 }
@@ -290,31 +363,35 @@ const (
 )
 
 // checkMTU sends packets of full size to neighbours on the deployment network.
-func (n *network) checkMTU(ctx context.Context) error {
-	link := netcfg.DeploymentLink(n.d.depl)
-	for wait := time.Minute; ; wait = mtuEvery {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-		ifi, err := net.InterfaceByName(link)
-		if err != nil {
-			continue // sync says so
-		}
-		peers, err := netcfg.Neighbours(ctx, link)
-		if err != nil {
-			n.d.log.Debug("mtu", "err", err)
-		}
-		var found []string
-		for _, p := range peers[:min(len(peers), mtuPeers)] {
-			err := netcfg.CheckMTU(ctx, link, p, ifi.MTU)
-			if errors.Is(err, netcfg.ErrTooLong) {
-				found = append(found, fmt.Sprintf("packets of %d bytes do not reach %v over %s: %v", ifi.MTU, p, link, netcfg.ErrTooLong))
+func (n *network) checkMTU(link string) running {
+	return func(ctx context.Context) error {
+		defer n.foundTooLong(nil)
+		for wait := time.Minute; ; wait = mtuEvery {
+			if !pause(ctx, wait) {
+				return nil
 			}
+			ifi, err := net.InterfaceByName(link)
+			if err != nil {
+				continue // sync says so
+			}
+			peers, err := netcfg.Neighbours(ctx, link)
+			if err != nil {
+				n.d.log.Debug("mtu", "err", err)
+			}
+			var found []string
+			for _, p := range peers[:min(len(peers), mtuPeers)] {
+				err := netcfg.CheckMTU(ctx, link, p, ifi.MTU)
+				if errors.Is(err, netcfg.ErrTooLong) {
+					found = append(found, fmt.Sprintf("packets of %d bytes do not reach %v over %s: %v", ifi.MTU, p, link, netcfg.ErrTooLong))
+				}
+			}
+			n.foundTooLong(found)
 		}
-		n.mu.Lock()
-		n.tooLong = found
-		n.mu.Unlock()
 	}
+}
+
+func (n *network) foundTooLong(found []string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.tooLong = found
 }

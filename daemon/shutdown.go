@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,13 @@ func Shutdown(ctx context.Context, cfg Config) error {
 	d.probe()
 	say := func(format string, args ...any) { cfg.Console("shutdown: "+format, args...) }
 	var errs []error
-	if d.onModule() && d.depl.VLAN != 0 {
-		if err := netcfg.Down(netcfg.DeploymentLink(d.depl)); err != nil {
+	depl := d.depl
+	frame := netcfg.Settings{Management: d.mgmt, Deployment: d.depl}
+	if _, kept, _, err := readKept(filepath.Join(cfg.State, netFile), frame); err == nil && kept != nil {
+		depl = *kept
+	}
+	if d.onModule() && depl.VLAN != 0 {
+		if err := netcfg.Down(netcfg.DeploymentLink(depl)); err != nil {
 			errs = append(errs, err) // the sessions end with an error then, and servers log in again
 		} else {
 			say("portal withdrawn")

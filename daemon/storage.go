@@ -47,6 +47,12 @@ func (r *storageRole) run(ctx context.Context) error {
 		close(r.settled)
 		return nil
 	}
+	if r.d.mem.claimed() { // the records are those of the partner's disk
+		r.d.board.set("storage", domain.StatusWarning, "this appliance serves no volumes yet", "It takes part once the pair's storage is formed.")
+		close(r.settled)
+		<-ctx.Done()
+		return nil
+	}
 	var once sync.Once
 	wait := time.Second
 	for {
@@ -139,7 +145,10 @@ func (r *storageRole) Ready() error {
 		return err
 	}
 	if !r.d.portal().IsValid() {
-		return domain.Errorf(domain.Unavailable, "deployment network", "is not set").Fix("Set it in the frame (deployment setting), then restart the module.")
+		return domain.Errorf(domain.Unavailable, "deployment network", "is not set").Fix("Set it with bayctl net set deployment, or in the frame (deployment setting).")
+	}
+	if r.d.net != nil && r.d.net.deploymentOnTrial() {
+		return domain.Errorf(domain.Unavailable, "deployment network", "is on trial: what is served there now may lose its address").Fix("Confirm the change or wait until it takes itself back; see bayctl net.")
 	}
 	return nil
 }

@@ -223,6 +223,24 @@ func (d Deployment) String() string {
 	return s
 }
 
+// Uproots says what of a change from d to next cuts servers off that use volumes
+// at d's portal, or takes their addresses away; "" if nothing does.
+func (d Deployment) Uproots(next Deployment) string {
+	switch {
+	case d.VLAN == 0:
+		return ""
+	case next.VLAN != d.VLAN:
+		return "the VLAN"
+	case next.Portal != d.Portal:
+		return "the portal's address"
+	case next.Address.Masked() != d.Address.Masked():
+		return "the network's prefix"
+	case d.Pool.Size() > 0 && (!next.Pool.Contains(d.Pool.First) || !next.Pool.Contains(d.Pool.Last)):
+		return "the servers' addresses: the pool can grow, not shrink"
+	}
+	return ""
+}
+
 // parseFields takes "key:value,key:value" apart.
 func parseFields(s string, fields map[string]func(string) error) error {
 	seen := map[string]bool{}

@@ -151,3 +151,24 @@ func TestModule(t *testing.T) {
 		t.Errorf("factory state has %d links, %v", n, factory.Validate())
 	}
 }
+
+func TestUproots(t *testing.T) {
+	old := "vlan:1300,address:198.51.100.2/24,portal:198.51.100.3,pool:198.51.100.100-198.51.100.199"
+	for next, part := range map[string]string{
+		old: "",
+		"vlan:1300,address:198.51.100.4/24,portal:198.51.100.3,pool:198.51.100.90-198.51.100.250,mtu:9000": "",
+		"vlan:1301,address:198.51.100.2/24,portal:198.51.100.3,pool:198.51.100.100-198.51.100.199":         "VLAN",
+		"vlan:1300,address:198.51.100.2/24,pool:198.51.100.100-198.51.100.199":                             "portal",
+		"vlan:1300,address:198.51.100.2/25,portal:198.51.100.3":                                            "prefix",
+		"vlan:1300,address:198.51.100.2/24,portal:198.51.100.3,pool:198.51.100.110-198.51.100.199":         "pool",
+		"vlan:1300,address:198.51.100.2/24,portal:198.51.100.3":                                            "pool",
+		"": "VLAN",
+	} {
+		if got := deployment(t, old).Uproots(deployment(t, next)); (got == "") != (part == "") || !strings.Contains(got, part) {
+			t.Errorf("Uproots(%q) = %q, want %q", next, got, part)
+		}
+	}
+	if got := (Deployment{}).Uproots(deployment(t, old)); got != "" {
+		t.Errorf("the first deployment network uproots %q", got)
+	}
+}

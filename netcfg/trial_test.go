@@ -9,13 +9,22 @@ import (
 	"time"
 )
 
-func management(t *testing.T, s string) Management {
+func management(t *testing.T, s string) Settings {
 	t.Helper()
 	m, err := ParseManagement(s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return m
+	return Settings{Management: m}
+}
+
+func deployment(t *testing.T, s string) Deployment {
+	t.Helper()
+	d, err := ParseDeployment(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
 
 func TestTrial(t *testing.T) {
@@ -71,11 +80,22 @@ func TestTrial(t *testing.T) {
 	}
 
 	toDHCP := NewTrial(old)
-	if err := toDHCP.Begin(Management{}, begin, 0); err != nil {
+	if err := toDHCP.Begin(Settings{}, begin, 0); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := toDHCP.Confirm(at("192.0.2.77"), after(time.Second), after(time.Second), at("192.0.2.77")); err != nil {
 		t.Errorf("Confirm over the lent address = %v", err)
+	}
+
+	// The deployment network cuts nobody off from the module: any request will do.
+	depl := old
+	depl.Deployment = deployment(t, "vlan:1300,address:203.0.113.2/24")
+	servers := NewTrial(old)
+	if err := servers.Begin(depl, begin, 0); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := servers.Confirm(netip.Addr{}, time.Time{}, after(time.Second), netip.Addr{}); err != nil || s != depl {
+		t.Errorf("Confirm of the deployment network = %v, %v", s, err)
 	}
 }
 
@@ -83,13 +103,14 @@ func TestTrialRefuses(t *testing.T) {
 	old := management(t, "address:192.0.2.10/24")
 	tr := NewTrial(old)
 	for _, tt := range []struct {
-		m     Management
+		m     Settings
 		grace time.Duration
 		part  string
 	}{
 		{old, 0, "in use already"},
-		{Management{}, time.Second, "use 10s to 10m0s"},
-		{Management{Gateway: netip.MustParseAddr("192.0.2.1")}, 0, "no address"},
+		{Settings{}, time.Second, "use 10s to 10m0s"},
+		{Settings{Management: Management{Gateway: netip.MustParseAddr("192.0.2.1")}}, 0, "no address"},
+		{Settings{Deployment: Deployment{VLAN: 7}}, 0, "no address"},
 	} {
 		if err := tr.Begin(tt.m, time.Now(), tt.grace); err == nil || !strings.Contains(err.Error(), tt.part) {
 			t.Errorf("Begin(%v, %v) = %v, want %q", tt.m, tt.grace, err, tt.part)
@@ -100,13 +121,15 @@ func TestTrialRefuses(t *testing.T) {
 // TestTrialNeverKeepsWhatNobodyConfirmed draws random histories: what is wanted
 // at rest is always what was settled first or confirmed since.
 func TestTrialNeverKeepsWhatNobodyConfirmed(t *testing.T) {
-	choices := []Management{
-		{}, management(t, "address:192.0.2.10/24"), management(t, "address:192.0.2.11/24"), management(t, "address:198.51.100.10/24"),
+	servers := management(t, "address:192.0.2.10/24")
+	servers.Deployment = deployment(t, "vlan:1300,address:203.0.113.2/24")
+	choices := []Settings{
+		{}, servers, management(t, "address:192.0.2.10/24"), management(t, "address:192.0.2.11/24"), management(t, "address:198.51.100.10/24"),
 	}
 	for seed := range uint64(500) {
 		r := rand.New(rand.NewPCG(seed, 0))
 		tr := NewTrial(choices[1])
-		good := map[Management]bool{choices[1]: true}
+		good := map[Settings]bool{choices[1]: true}
 		now := time.Unix(0, 0)
 		for range 50 {
 			now = now.Add(rand.N(30 * time.Second))
@@ -115,7 +138,7 @@ func TestTrialNeverKeepsWhatNobodyConfirmed(t *testing.T) {
 			case 0:
 				_ = tr.Begin(m, now, 0)
 			case 1:
-				if m, err := tr.Confirm(m.Address.Addr(), now, now, choices[2].Address.Addr()); err == nil {
+				if m, err := tr.Confirm(m.Management.Address.Addr(), now, now, choices[2].Management.Address.Addr()); err == nil {
 					good[m] = true
 				}
 			case 2:

@@ -47,25 +47,36 @@ type NetBond struct {
 // NetSettings is what is set for the network, in the form that the frame's
 // settings have; empty management is DHCP.
 type NetSettings struct {
-	Management   string `json:"management"`
-	From         string `json:"from"` // frame, or administrator
-	Deployment   string `json:"deployment"`
-	Interconnect string `json:"interconnect"`
-	FrameLink    string `json:"frameLink"`
+	Management string `json:"management"`
+	From       string `json:"from"` // frame, or administrator
+	Deployment string `json:"deployment"`
+	// DeploymentFrom is who set the deployment network, as From.
+	DeploymentFrom string `json:"deploymentFrom"`
+	Interconnect   string `json:"interconnect"`
+	FrameLink      string `json:"frameLink"`
 	// Trial is the change that waits for a confirmation.
 	Trial *NetTrial `json:"trial,omitempty"`
 }
 
-// NetTrial is a change of the management settings that takes itself back.
+// NetTrial is a change of the settings that takes itself back.
 type NetTrial struct {
 	Management string `json:"management"`
-	Address    string `json:"address"` // to confirm at; empty: what DHCP lends
-	Until      string `json:"until"`
+	Deployment string `json:"deployment"`
+	// Address is where to confirm; empty: what DHCP lends, or Anywhere.
+	Address string `json:"address"`
+	// Anywhere says that any request confirms: the management port is as before.
+	Anywhere bool   `json:"anywhere"`
+	Until    string `json:"until"`
 }
 
-// NetChange asks for other management settings.
+// NetChange asks for other settings, in the form of the frame's; what is nil
+// stays as it is.
 type NetChange struct {
-	Management   string `json:"management"`
-	GraceSeconds int    `json:"graceSeconds"` // 60 if 0
-	Unchecked    bool   `json:"unchecked"`    // do not ask whether somebody has the address
+	Management   *string `json:"management,omitempty"` // empty: DHCP
+	Deployment   *string `json:"deployment,omitempty"` // empty: none; NetOfFrame
+	GraceSeconds int     `json:"graceSeconds"`         // 60 if 0
+	Unchecked    bool    `json:"unchecked"`            // do not ask whether somebody has the address
 }
+
+// NetOfFrame as a setting is what the frame says.
+const NetOfFrame = "frame"

@@ -26,7 +26,7 @@ func (f *fakeNetwork) NetworkSettings() domain.NetSettings {
 
 func (f *fakeNetwork) ChangeNetwork(_ context.Context, c domain.NetChange) (domain.NetTrial, error) {
 	f.change = c
-	return domain.NetTrial{Management: c.Management, Address: "192.0.2.11"}, f.refuse
+	return domain.NetTrial{Management: *c.Management, Address: "192.0.2.11"}, f.refuse
 }
 
 func (f *fakeNetwork) ConfirmNetwork(at netip.Addr, connected time.Time) error {
@@ -45,7 +45,7 @@ func TestNetworkSettings(t *testing.T) {
 		t.Errorf("settings = %v", a)
 	}
 	a := g.want(202, "PUT", "/rest/baystream/net/settings", map[string]any{"management": "address:192.0.2.11/24", "graceSeconds": 30})
-	if a.str("address") != "192.0.2.11" || f.change.GraceSeconds != 30 || f.change.Management != "address:192.0.2.11/24" {
+	if a.str("address") != "192.0.2.11" || f.change.GraceSeconds != 30 || *f.change.Management != "address:192.0.2.11/24" || f.change.Deployment != nil {
 		t.Errorf("change = %+v, answer %v", f.change, a)
 	}
 	f.refuse = domain.Errorf(domain.Conflict, "management setting", "192.0.2.11 is used by the station 02:00:00:00:00:07")

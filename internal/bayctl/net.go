@@ -63,7 +63,11 @@ func drawNet(w io.Writer, v domain.NetReport) {
 		fmt.Fprintf(w, "\n%s changed its port %d times, last at %s: %s\n", b.Name, b.Changes, clock(b.Changed), b.Reason)
 	}
 	if t := v.Settings.Trial; t != nil {
-		fmt.Fprintf(w, "\non trial until %s: management %q, confirmed by a request to its address\n", clock(t.Until), t.Management)
+		if t.Anywhere {
+			fmt.Fprintf(w, "\non trial until %s: deployment %q\n", clock(t.Until), t.Deployment)
+		} else {
+			fmt.Fprintf(w, "\non trial until %s: management %q, confirmed by a request to its address\n", clock(t.Until), t.Management)
+		}
 	}
 	for _, s := range v.Warnings {
 		fmt.Fprintln(w, "\nwarning:", s)
