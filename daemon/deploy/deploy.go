@@ -446,7 +446,7 @@ func (d *Deployer) DeleteProfile(ctx context.Context, owner, id string) (domain.
 			return domain.Task{}, err
 		}
 	}
-	return d.tasks.Submit(ctx, task.Request{Kind: "profile.delete", Name: "Delete server profile", Owner: owner, Associated: profileRef(p), Lock: "profile " + p.ID,
+	return d.tasks.Submit(ctx, task.Request{Kind: "profile.delete", Name: task.Delete, Owner: owner, Associated: profileRef(p), Lock: "profile " + p.ID,
 		Data: map[string]string{keyProfile: p.ID}})
 }
 
@@ -468,7 +468,7 @@ func (d *Deployer) DeleteVolume(ctx context.Context, owner, id string) (domain.T
 	if v.State == domain.VolumeTrash {
 		data[keyDestroy] = "yes"
 	}
-	return d.tasks.Submit(ctx, task.Request{Kind: "volume.delete", Name: "Delete OS volume", Owner: owner, Lock: "volume " + id,
+	return d.tasks.Submit(ctx, task.Request{Kind: "volume.delete", Name: task.Delete, Owner: owner, Lock: "volume " + id,
 		Associated: domain.AssociatedResource{ResourceCategory: "os-volumes", ResourceName: v.Name, ResourceURI: v.URI},
 		Data:       data})
 }

@@ -1,5 +1,7 @@
 package domain
 
+import "strings"
+
 // Task is long work: accepted with 202, watched by clients, resumable by the
 // appliance (spec section 2.3).
 type Task struct {
@@ -71,6 +73,15 @@ func (t *Task) EntityID() string { return t.ID }
 func (t *Task) SetID(id string) {
 	t.ID = id
 	t.identify(Tasks, id, "TaskResourceV2", "tasks")
+}
+
+// Title says what the task does; the name alone does not, when it is "Delete".
+func (t *Task) Title() string {
+	if t.Name == "Delete" && t.AssociatedResource.ResourceCategory != "" {
+		kind := strings.TrimSuffix(t.AssociatedResource.ResourceCategory, "s")
+		return t.Name + " " + strings.ReplaceAll(kind, "-", " ")
+	}
+	return t.Name
 }
 
 // Ended says whether the task will not change any more.

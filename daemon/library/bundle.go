@@ -159,7 +159,7 @@ func (l *Library) DeleteBundle(ctx context.Context, owner, id string) (domain.Ta
 	if err != nil {
 		return domain.Task{}, err
 	}
-	return l.tasks.Submit(ctx, task.Request{Kind: "bundle.delete", Name: "Delete artifact bundle", Owner: owner, Associated: bundleRef(id, b.Name),
+	return l.tasks.Submit(ctx, task.Request{Kind: "bundle.delete", Name: task.Delete, Owner: owner, Associated: bundleRef(id, b.Name),
 		Lock: "bundle " + b.Name, Data: map[string]string{keyID: id}})
 }
 

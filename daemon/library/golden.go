@@ -115,7 +115,7 @@ func (l *Library) DeleteGoldenImage(ctx context.Context, owner, id string) (doma
 	if err := l.goldenUnused(ctx, g); err != nil {
 		return domain.Task{}, err
 	}
-	return l.tasks.Submit(ctx, task.Request{Kind: "golden.delete", Name: "Delete golden image", Owner: owner, Associated: goldenRef(id, g.Name),
+	return l.tasks.Submit(ctx, task.Request{Kind: "golden.delete", Name: task.Delete, Owner: owner, Associated: goldenRef(id, g.Name),
 		Lock: "golden " + g.Name, Data: map[string]string{keyID: id}})
 }
 

@@ -1,11 +1,13 @@
 package rest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
-	"strconv"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,7 +55,7 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	if len(strings.TrimSpace(string(b))) == 0 {
 		return domain.Errorf(domain.Invalid, "request body", "is empty").Fix("Send a JSON object.")
 	}
-	err = json.Unmarshal(b, v)
+	err = unmarshal(b, v)
 	var typ *json.UnmarshalTypeError
 	switch {
 	case errors.As(err, &typ):
@@ -89,19 +91,27 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return b, nil
 }
 
-// flag is a JSON true, "true" or absent; clients send both forms.
-type flag bool
+// quotedBools is how many quoted booleans of one body are understood.
+const quotedBools = 64
 
-// UnmarshalJSON implements json.Unmarshaler.
-func (f *flag) UnmarshalJSON(b []byte) error {
-	s := strings.Trim(string(b), `"`)
-	if s == "null" || s == "" {
-		return nil
+// unmarshal is json.Unmarshal that also takes a boolean in quotes, as clients
+// send them (HPE's Python examples: "hpProvided": "false").
+func unmarshal(b []byte, v any) error {
+	for range quotedBools {
+		err := json.Unmarshal(b, v)
+		var typ *json.UnmarshalTypeError
+		if !errors.As(err, &typ) || typ.Type.Kind() != reflect.Bool {
+			return err
+		}
+		before, after := b[:typ.Offset], b[typ.Offset:]
+		for _, word := range []string{"true", "false"} {
+			if quoted := []byte(`"` + word + `"`); bytes.HasSuffix(before, quoted) {
+				b = slices.Concat(bytes.TrimSuffix(before, quoted), []byte(word), after)
+			}
+		}
+		if len(b) == len(before)+len(after) {
+			return err
+		}
 	}
-	v, err := strconv.ParseBool(s)
-	if err != nil {
-		return &json.UnmarshalTypeError{Value: "value " + string(b)}
-	}
-	*f = flag(v)
-	return nil
+	return json.Unmarshal(b, v)
 }

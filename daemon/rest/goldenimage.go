@@ -65,7 +65,7 @@ func (s *Server) createGoldenImage(w http.ResponseWriter, r *http.Request) error
 func (s *Server) captureGoldenImage(w http.ResponseWriter, r *http.Request) error {
 	var sent struct {
 		Name, Description string
-		ImageCapture      flag
+		ImageCapture      bool
 		OSVolumeURI       string `json:"osVolumeURI"`
 		BuildPlanURI      string `json:"buildPlanUri"`
 	}

@@ -27,7 +27,7 @@ func (s *Server) standby(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l := s.Lead()
 		switch {
-		case r.Method == http.MethodGet || r.Method == http.MethodHead:
+		case r.Method == http.MethodGet || r.Method == http.MethodHead || own(r.URL.Path):
 			next.ServeHTTP(w, r)
 		case l.Active:
 			if l.Bind != nil {
@@ -44,4 +44,10 @@ func (s *Server) standby(next http.Handler) http.Handler {
 				Fix("Send the request there."), http.StatusTemporaryRedirect})
 		}
 	})
+}
+
+// own says whether a path is about this module alone, or about who asks: log-ins
+// are good at both appliances, and each has its own network.
+func own(path string) bool {
+	return path == "/rest/login-sessions" || path == "/rest/sessions/idle-timeout" || strings.HasPrefix(path, "/rest/baystream/net/")
 }

@@ -53,10 +53,14 @@ type Kind struct {
 	Undo func(ctx context.Context, r *Run, cause error) error
 }
 
+// Delete is the name of every task that deletes its associated resource: HPE's
+// Python client knows by exactly this word that there is nothing to get after.
+const Delete = "Delete"
+
 // Request asks for one run of a kind.
 type Request struct {
 	Kind       string
-	Name       string // for people, such as "Deploy"; Python clients look at Delete and Remove
+	Name       string // for people, such as "Deploy"; see Delete
 	Owner      string // user name
 	Associated domain.AssociatedResource
 	Lock       string            // tasks with the same lock run one after the other; empty: free

@@ -70,7 +70,7 @@ func taskIDs(ctx context.Context, c *client) ([]string, error) {
 	all, err := list[domain.Task](ctx, c, domain.Tasks)
 	var ids []string
 	for _, t := range all {
-		ids = append(ids, cobra.CompletionWithDesc(t.ID, t.Name+" "+t.AssociatedResource.ResourceName))
+		ids = append(ids, cobra.CompletionWithDesc(t.ID, t.Title()+" "+t.AssociatedResource.ResourceName))
 	}
 	return ids, err
 }

@@ -379,5 +379,5 @@ func writeProfile(p profile) error {
 
 // taskLine is what one line of progress says.
 func taskLine(t domain.Task) string {
-	return fmt.Sprintf("%s: %3d %% %s", t.Name, t.PercentComplete, t.TaskStatus)
+	return fmt.Sprintf("%s: %3d %% %s", t.Title(), t.PercentComplete, t.TaskStatus)
 }

@@ -140,7 +140,7 @@ func (a *app) statusCmd() *cobra.Command {
 				}
 				rows(w, []any{"part", "status", "detail"}, lines)
 				fmt.Fprintln(w)
-				if v.Votes != nil {
+				if v.Votes != nil && len(v.Votes.Members) > 1 {
 					showVotes(w, *v.Votes)
 				} else {
 					fmt.Fprintf(w, "votes: %s\n", v.Cluster.Verdict)
@@ -362,7 +362,7 @@ func (a *app) tasksCmd() *cobra.Command {
 			}
 			return a.print(all, func(w io.Writer) {
 				show(w, all, []any{"task", "on", "state", "%", "doing", "created", "id"}, func(t domain.Task) []any {
-					return []any{t.Name, t.AssociatedResource.ResourceName, t.TaskState, t.PercentComplete, t.TaskStatus, t.Created, t.ID}
+					return []any{t.Title(), t.AssociatedResource.ResourceName, t.TaskState, t.PercentComplete, t.TaskStatus, t.Created, t.ID}
 				})
 			})
 		}}
@@ -371,7 +371,7 @@ func (a *app) tasksCmd() *cobra.Command {
 }
 
 func showTask(w io.Writer, t domain.Task) {
-	fmt.Fprintf(w, "%s %s: %s, %d %%\n", t.Name, t.AssociatedResource.ResourceName, t.TaskState, t.PercentComplete)
+	fmt.Fprintf(w, "%s %s: %s, %d %%\n", t.Title(), t.AssociatedResource.ResourceName, t.TaskState, t.PercentComplete)
 	for _, u := range t.ProgressUpdates {
 		fmt.Fprintf(w, "  %s  %s\n", u.Timestamp, u.StatusUpdate)
 	}
@@ -406,7 +406,7 @@ func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
 	}
 	bar.Done()
 	if t.TaskState != domain.TaskCompleted && t.TaskState != domain.TaskWarning {
-		msg := t.Name + " failed"
+		msg := t.Title() + " failed"
 		for _, e := range t.TaskErrors {
 			msg += "\n  " + e.Message
 			for _, r := range e.RecommendedActions {
@@ -418,7 +418,7 @@ func (a *app) follow(ctx context.Context, c *client, t domain.Task) error {
 	if a.output == "json" {
 		return a.print(t, nil)
 	}
-	fmt.Fprintf(a.out, "%s: done (%s)\n", t.Name, t.AssociatedResource.ResourceName)
+	fmt.Fprintf(a.out, "%s: done (%s)\n", t.Title(), t.AssociatedResource.ResourceName)
 	return nil
 }
 
