@@ -42,7 +42,7 @@ type moduleInventory struct {
 // TestModuleKnowsItsHardwareAndFrame is one frame with an appliance and a
 // compute module that is off.
 func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
-	s := &site{Frame: qemu.StartFrame(t, qemu.Compute(1))}
+	s := &site{Frame: qemu.StartFrame(t, qemu.Compute(1), smallPool(t))}
 	must(t, s.WriteState())
 	module := s.Appliance()
 	compute := s.Compute(1)
@@ -124,6 +124,8 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 	if d > time.Second {
 		t.Errorf("the disk is in the inventory %v after the kernel's event, want 1s or less", d)
 	}
+
+	t.Run("FullPool", s.fullPool)
 }
 
 // seenAfter finds in the log how long after the kernel's event the inventory had
