@@ -47,12 +47,6 @@ func (r *storageRole) run(ctx context.Context) error {
 		close(r.settled)
 		return nil
 	}
-	if r.d.mem.claimed() { // the records are those of the partner's disk
-		r.d.board.set("storage", domain.StatusWarning, "this appliance serves no volumes yet", "It takes part once the pair's storage is formed.")
-		close(r.settled)
-		<-ctx.Done()
-		return nil
-	}
 	var once sync.Once
 	wait := time.Second
 	for {
