@@ -9,6 +9,11 @@
 // fit to be attached. Up observes first, so that a restarted daemon adopts a
 // running resource without touching its I/O.
 //
+// A Peer is the link to the partner (peer.go). Attach, Connect, Promote, Demote,
+// Disconnect and DetachForce are what a pair is run with; who may do what, and
+// when, is decided elsewhere (daemon/pair). With Fencing a primary that loses its
+// partner freezes and asks the fence handler. Watch says when to look.
+//
 // The kernel is driven by generic netlink (family "drbd", netlink.go) without
 // a fork; Debian's drbdsetup-84 and drbdmeta speak the same language and can be
 // used beside it. All methods are safe for concurrent use, but one resource

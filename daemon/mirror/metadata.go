@@ -34,6 +34,7 @@ const (
 	flagConsistent  = 1 << 0
 	flagPrimary     = 1 << 1
 	flagWasUpToDate = 1 << 4
+	flagCrashed     = 1 << 6 // was primary when it crashed
 	flagALClean     = 1 << 7
 
 	peerMaxBio = 1 << 20 // else 4 KiB requests until a peer was seen

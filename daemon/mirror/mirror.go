@@ -19,6 +19,12 @@ type Resource struct {
 	Leg         string // block device below: data and metadata
 	DataSectors uint64 // size of /dev/drbd<Minor> in 512-byte sectors
 	Fresh       bool   // the metadata was just written: the log need not be applied
+
+	// Fencing freezes I/O when the partner is lost, until the fence handler
+	// (SetHelper) has an answer. Off, the volume goes on alone.
+	Fencing bool
+	// ResyncAfter is the minor whose resync goes first; 0: none. See ResyncAfter.
+	ResyncAfter uint32
 }
 
 // Device is the node of the volume.
@@ -61,26 +67,38 @@ func (d Disk) String() string {
 	return "Unknown"
 }
 
-// Connection is the state of the link to the partner; 0 is StandAlone.
+// Connection is the state of the link to the partner (enum drbd_conns).
 type Connection uint8
 
+// States of the link that somebody asks for; there are more on the way.
+const (
+	StandAlone   Connection = 0 // nothing is tried
+	WFConnection Connection = 8 // the partner does not answer
+	Connected    Connection = 10
+	SyncSource   Connection = 16
+	SyncTarget   Connection = 17
+	pausedSyncT  Connection = 21
+)
+
+var connectionNames = [...]string{
+	"StandAlone", "Disconnecting", "Unconnected", "Timeout", "BrokenPipe", "NetworkFailure", "ProtocolError", "TearDown",
+	"WFConnection", "WFReportParams", "Connected", "StartingSyncS", "StartingSyncT", "WFBitMapS", "WFBitMapT", "WFSyncUUID",
+	"SyncSource", "SyncTarget", "VerifyS", "VerifyT", "PausedSyncS", "PausedSyncT", "Ahead", "Behind",
+}
+
 func (c Connection) String() string {
-	switch c {
-	case 0:
-		return "StandAlone"
-	case 1:
-		return "Disconnecting"
-	case 8:
-		return "WFConnection"
-	case 10:
-		return "Connected"
-	case 16:
-		return "SyncSource"
-	case 17:
-		return "SyncTarget"
+	if int(c) < len(connectionNames) {
+		return connectionNames[c]
 	}
 	return fmt.Sprintf("state %d", uint8(c))
 }
+
+// Up says that the partner answers.
+func (c Connection) Up() bool { return c >= Connected }
+
+// Resyncing says that blocks are, or wait to be, copied from one leg to the
+// other.
+func (c Connection) Resyncing() bool { return c > Connected && c <= pausedSyncT && c != 18 && c != 19 }
 
 // State is what DRBD says about one resource.
 type State struct {
@@ -90,10 +108,14 @@ type State struct {
 	Role        Role
 	Disk        Disk
 	Connection  Connection
-	Suspended   bool // I/O is frozen
+	PeerRole    Role // as last heard
+	PeerDisk    Disk // as last heard, or found out by fencing
+	Suspended   bool // I/O is frozen, for whatever reason
+	Fencing     bool // it is because the fence handler has not said "won"
 	DataSectors uint64
 	UUIDs       []uint64 // current, bitmap, two of history; nil without a disk
 	OutOfSync   uint64   // bytes the partner does not have
+	Fences      bool     // as Resource.Fencing; not known without a disk
 }
 
 // Control is the way to the kernel's DRBD.
@@ -156,34 +178,57 @@ func openLeg(leg string) (*os.File, error) {
 // Up brings a resource to Primary with its leg attached. What runs already
 // stays untouched, so that a restarted daemon adopts volumes in use.
 func (c *Control) Up(ctx context.Context, r Resource) error {
-	st, found, err := c.State(ctx, r.Minor)
-	if err != nil {
+	st, err := c.Attach(ctx, r)
+	if err != nil || st.Role == Primary {
 		return err
 	}
+	return c.Promote(ctx, r.Name, r.Minor)
+}
+
+// Attach makes a resource with its leg attached, and leaves its role. What runs
+// already stays untouched. It returns the state that it found.
+func (c *Control) Attach(ctx context.Context, r Resource) (State, error) {
+	st, found, err := c.State(ctx, r.Minor)
+	if err != nil {
+		return st, err
+	}
 	if found && st.Name != r.Name {
-		return fmt.Errorf("mirror: resource %s: minor %d belongs to resource %s", r.Name, r.Minor, st.Name)
+		return st, fmt.Errorf("mirror: resource %s: minor %d belongs to resource %s", r.Name, r.Minor, st.Name)
 	}
 	if found && st.Disk != Diskless && st.Leg != r.Leg {
-		return fmt.Errorf("mirror: resource %s: runs on leg %s, want %s", r.Name, st.Leg, r.Leg)
+		return st, fmt.Errorf("mirror: resource %s: runs on leg %s, want %s", r.Name, st.Leg, r.Leg)
 	}
 	if !found {
 		context := nest(nlaContext, u32Field(1, 0), strField(2, r.Name))
 		if _, err := c.call(ctx, cmdNewResource, noMinor, context); err != nil {
-			return fmt.Errorf("mirror: new resource %s: %w", r.Name, err)
+			return st, fmt.Errorf("mirror: new resource %s: %w", r.Name, err)
 		}
 		if _, err := c.call(ctx, cmdNewMinor, r.Minor, context); err != nil {
-			return fmt.Errorf("mirror: resource %s: new minor %d: %w", r.Name, r.Minor, err)
+			return st, fmt.Errorf("mirror: resource %s: new minor %d: %w", r.Name, r.Minor, err)
 		}
 	}
 	if !found || st.Disk == Diskless {
 		if err := c.attach(ctx, r); err != nil {
-			return fmt.Errorf("mirror: resource %s: %w", r.Name, err)
+			return st, fmt.Errorf("mirror: resource %s: %w", r.Name, err)
 		}
 	}
-	if !found || st.Role != Primary {
-		if _, err := c.call(ctx, cmdPrimary, r.Minor, nest(nlaSetRole)); err != nil {
-			return fmt.Errorf("mirror: resource %s: primary: %w", r.Name, err)
-		}
+	return st, nil
+}
+
+// Promote makes a resource primary. While DRBD believes that the partner is
+// there and primary it refuses (ErrPartnerPrimary); with fencing and without a
+// connection it asks the fence handler, and fails unless that says "won".
+func (c *Control) Promote(ctx context.Context, name string, minor uint32) error {
+	if _, err := c.call(ctx, cmdPrimary, minor, nest(nlaSetRole)); err != nil {
+		return fmt.Errorf("mirror: resource %s: primary: %w", name, err)
+	}
+	return nil
+}
+
+// Demote makes a resource secondary. One whose device is open answers ErrInUse.
+func (c *Control) Demote(ctx context.Context, name string, minor uint32) error {
+	if _, err := c.call(ctx, cmdSecondary, minor, nest(nlaSetRole)); err != nil {
+		return fmt.Errorf("mirror: resource %s: secondary: %w", name, err)
 	}
 	return nil
 }
@@ -202,10 +247,7 @@ func (c *Control) attach(ctx context.Context, r Resource) error {
 			c.log.Info("volume was in use when the appliance stopped", "resource", r.Name, "hot_extents", hot)
 		}
 	}
-	idx := int32(metaFlexInternal)
-	_, err := c.call(ctx, cmdAttach, r.Minor, nest(nlaDiskConf,
-		strField(1, r.Leg), strField(2, r.Leg), u32Field(3, uint32(idx)), u32Field(10, alExtents)))
-	if err != nil {
+	if _, err := c.call(ctx, cmdAttach, r.Minor, diskConf(r, true)); err != nil {
 		return fmt.Errorf("attach %s: %w", r.Leg, err)
 	}
 	return nil
@@ -222,8 +264,13 @@ func (c *Control) Down(ctx context.Context, name string, minor uint32) error {
 		return fmt.Errorf("mirror: resource %s: minor %d belongs to resource %s", name, minor, st.Name)
 	}
 	if found && st.Role == Primary {
-		if _, err := c.call(ctx, cmdSecondary, minor, nest(nlaSetRole)); err != nil {
-			return fmt.Errorf("mirror: resource %s: secondary: %w", name, err)
+		if err := c.Demote(ctx, name, minor); err != nil {
+			return err
+		}
+	}
+	if found && (st.Fences || st.Disk == Diskless) {
+		if err := fencesEnded(ctx); err != nil {
+			return fmt.Errorf("mirror: resource %s: down: %w", name, err)
 		}
 	}
 	_, err = c.call(ctx, cmdDown, noMinor, nest(nlaContext, strField(2, name)))
@@ -267,17 +314,22 @@ func (c *Control) States(ctx context.Context) ([]State, error) {
 
 // parseState reads the status of one minor. Field numbers are those of
 // drbd_cfg_context, disk_conf and state_info; the state word is union
-// drbd_state, lowest bits first: role 2, peer 2, conn 5, disk 4, pdsk 4, susp 1.
+// drbd_state, lowest bits first: role 2, peer 2, conn 5, disk 4, pdsk 4, susp 1,
+// aftr_isp 1, peer_isp 1, user_isp 1, susp_nod 1, susp_fen 1.
 func parseState(m message) State {
 	ne := binary.NativeEndian
 	ctx, disk, info := parseAttrs(m.attrs[nlaContext]), parseAttrs(m.attrs[nlaDiskConf]), parseAttrs(m.attrs[nlaStateInfo])
 	st := State{Minor: m.minor, Name: cstring(ctx[2]), Leg: cstring(disk[1])}
 	if w := info[2]; len(w) >= 4 {
 		s := ne.Uint32(w)
-		st.Role = Role(s & 3)
+		st.Role, st.PeerRole = Role(s&3), Role(s>>2&3)
 		st.Connection = Connection(s >> 4 & 31)
-		st.Disk = Disk(s >> 9 & 15)
+		st.Disk, st.PeerDisk = Disk(s>>9&15), Disk(s>>13&15)
+		st.Fencing = s>>22&1 != 0
 		st.Suspended = s>>17&1 != 0 || s>>21&3 != 0
+	}
+	if w := disk[7]; len(w) >= 4 {
+		st.Fences = ne.Uint32(w) != fencingNone
 	}
 	if w := info[3]; len(w) >= 8 {
 		st.DataSectors = ne.Uint64(w)

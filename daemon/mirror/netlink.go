@@ -21,20 +21,29 @@ const (
 	cmdPrimary     = 14
 	cmdSecondary   = 15
 	cmdDown        = 27
+	cmdConnect     = 10
+	cmdDisconnect  = 11
+	cmdNewUUID     = 16
+	cmdDetach      = 18
+	cmdResumeIO    = 24
+	cmdOutdate     = 25
+	cmdDiskOptions = 28
 
 	nlaReply     = 1
 	nlaContext   = 2
 	nlaDiskConf  = 3
+	nlaNetConf   = 5
 	nlaSetRole   = 6
 	nlaStateInfo = 8
+	nlaNewUUID   = 10
+	nlaLeave     = 12 // parameters of disconnect
+	nlaDetach    = 13
 
 	nlaNested    = 0x8000
 	nlaMandatory = 0x4000
 	nlaTypeMask  = 0x3fff
 
 	noMinor = ^uint32(0)
-
-	metaFlexInternal = -3 // meta_dev_idx: at the end of the backing device
 )
 
 // Return codes (include/linux/drbd.h): configuration requests answer 101, state
@@ -43,13 +52,22 @@ const (
 	retOK             = 101
 	retStateOK        = 1
 	retNothingToDo    = 2
+	retAddressInUse   = 102
 	retNoSuchMinor    = 127
 	retNoSuchResource = 158
+	retNoSuchLink     = 162
+	retPartnerPrimary = -1
+	retUnknownPartner = -7
 	retDeviceInUse    = -12
 )
 
-// ErrInUse says that somebody still holds the volume's device open.
-var ErrInUse = errors.New("volume's device is in use")
+// Errors that callers branch on.
+var (
+	// ErrInUse says that somebody still holds the volume's device open.
+	ErrInUse = errors.New("volume's device is in use")
+	// ErrPartnerPrimary says that the partner is, or may be, primary.
+	ErrPartnerPrimary = errors.New("the partner is, or may be, primary")
+)
 
 // callTimeout bounds one request whose context has no deadline of its own.
 const callTimeout = 60 * time.Second
@@ -70,9 +88,19 @@ func (r refusal) Error() string {
 	return fmt.Sprintf("drbd answered %d", r.code)
 }
 
-func (r refusal) Is(target error) bool { return target == ErrInUse && r.code == retDeviceInUse }
+func (r refusal) Is(target error) bool {
+	switch target {
+	case ErrInUse:
+		return r.code == retDeviceInUse
+	case ErrPartnerPrimary:
+		return r.code == retPartnerPrimary || r.code == retUnknownPartner
+	}
+	return false
+}
 
 var refusals = map[int32]string{
+	102:  "the local address is in use by another link",
+	103:  "the partner's address is in use by another link",
 	104:  "the leg cannot be opened",
 	105:  "the leg's metadata cannot be opened",
 	111:  "the leg is too small",
@@ -81,6 +109,7 @@ var refusals = map[int32]string{
 	125:  "a disk is attached already",
 	127:  "no such minor",
 	158:  "no such resource",
+	162:  "no such link",
 	161:  "minor or volume exists already",
 	165:  "the activity log was not applied",
 	-1:   "the partner is primary",
@@ -116,6 +145,11 @@ func strField(typ uint16, s string) []byte {
 func u32Field(typ uint16, v uint32) []byte {
 	return attr(typ|nlaMandatory, binary.NativeEndian.AppendUint32(nil, v))
 }
+
+// flag is DRBD's form of a switch that is on: a byte, not NLA_FLAG.
+func flag(typ uint16) []byte { return attr(typ|nlaMandatory, []byte{1}) }
+
+func binField(typ uint16, b []byte) []byte { return attr(typ|nlaMandatory, b) }
 
 // parseAttrs splits a run of attributes. A type that comes twice keeps its
 // last value; what is cut short is dropped.
@@ -224,23 +258,33 @@ func exchange(req []byte, family uint16, dump bool) ([]message, []byte, error) {
 
 // resolveFamily asks the kernel for the number of the family "drbd".
 func resolveFamily() (uint16, error) {
-	const ctrlGetFamily, ctrlFamilyID, ctrlFamilyName = 3, 1, 2
-	req := request(unix.GENL_ID_CTRL, 0, ctrlGetFamily, 1, attr(ctrlFamilyName, []byte("drbd\x00")))
-	_, raw, err := exchange(req, 0xffff, false)
-	if errors.Is(err, unix.ENOENT) {
-		return 0, errors.New("kernel has no DRBD: load the module drbd")
-	}
+	const familyID = 1
+	fam, err := askFamily()
 	if err != nil {
 		return 0, err
 	}
-	if len(raw) < unix.SizeofNlMsghdr+4 {
-		return 0, errors.New("netlink answer cut short")
-	}
-	id := parseAttrs(raw[unix.SizeofNlMsghdr+4:])[ctrlFamilyID]
+	id := fam[familyID]
 	if len(id) < 2 {
 		return 0, errors.New("generic netlink did not name the family drbd")
 	}
 	return binary.NativeEndian.Uint16(id), nil
+}
+
+// askFamily asks the kernel what it says of the family "drbd".
+func askFamily() (map[uint16][]byte, error) {
+	const ctrlGetFamily, ctrlFamilyName = 3, 2
+	req := request(unix.GENL_ID_CTRL, 0, ctrlGetFamily, 1, attr(ctrlFamilyName, []byte("drbd\x00")))
+	_, raw, err := exchange(req, 0xffff, false)
+	if errors.Is(err, unix.ENOENT) {
+		return nil, errors.New("kernel has no DRBD: load the module drbd")
+	}
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) < unix.SizeofNlMsghdr+4 {
+		return nil, errors.New("netlink answer cut short")
+	}
+	return parseAttrs(raw[unix.SizeofNlMsghdr+4:]), nil
 }
 
 // call runs one DRBD command and returns its answers. It gives up waiting when
