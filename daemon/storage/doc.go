@@ -11,6 +11,10 @@
 //
 //	golden (thin, inactive, hashed) -> clone = leg -> DRBD -> /dev/drbdN -> LUN
 //
+// In a pair (Config.Pair, group.go) a volume has a leg on both appliances, made
+// from the same record. Storage then carries out who serves it, and does not
+// decide.
+//
 // Calls for different volumes run at once; calls for one volume or image wait
 // for each other. No data of a server passes through this program.
 package storage

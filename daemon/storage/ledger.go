@@ -169,6 +169,7 @@ func (l *ledger) addVolume(ctx context.Context, s Spec) (Volume, error) {
 }
 
 func (l *ledger) newVolume(s Spec) (Volume, error) {
+	var digest string
 	if s.GoldenID != "" {
 		g, ok := l.goldens[s.GoldenID]
 		if !ok || !g.Ready {
@@ -178,13 +179,51 @@ func (l *ledger) newVolume(s Spec) (Volume, error) {
 			return Volume{}, fmt.Errorf("size %d is smaller than golden image %s with %d bytes: ask for as much at least",
 				s.SizeBytes, g.ID, g.SizeBytes)
 		}
+		digest = g.Digest
 	}
 	thin, err := l.newThin()
 	if err != nil {
 		return Volume{}, err
 	}
-	return Volume{ID: s.ID, Name: s.Name, GoldenID: s.GoldenID, SizeBytes: s.SizeBytes,
+	return Volume{ID: s.ID, Name: s.Name, GoldenID: s.GoldenID, Digest: digest, SizeBytes: s.SizeBytes, Group: s.Group,
 		ThinID: thin, Minor: l.newMinor(), UUID: mirror.NewUUID()}, nil
+}
+
+// adopt enters a volume that the partner has made, not made here yet. All but
+// the thin ID is the partner's.
+func (l *ledger) adopt(ctx context.Context, v Volume) (Volume, error) {
+	l.mu.Lock()
+	err := l.adoptable(v)
+	if err == nil {
+		v.ThinID, err = l.newThin()
+	}
+	v.Made, v.Deleting, v.Access = false, false, nil
+	if err == nil {
+		l.volumes[v.ID] = v
+	}
+	l.mu.Unlock()
+	if err != nil {
+		return Volume{}, err
+	}
+	return v, l.putVolume(ctx, v)
+}
+
+// adoptable says why a partner's volume cannot be had here; the caller holds mu.
+func (l *ledger) adoptable(v Volume) error {
+	if v.GoldenID != "" {
+		switch g, ok := l.goldens[v.GoldenID]; {
+		case !ok || !g.Ready:
+			return fmt.Errorf("golden image %s: %w", v.GoldenID, ErrNotFound)
+		case g.Digest != v.Digest:
+			return fmt.Errorf("%w: golden image %s has digest %s here, %s at the partner", ErrConflict, v.GoldenID, g.Digest, v.Digest)
+		}
+	}
+	for _, o := range l.volumes {
+		if o.Minor == v.Minor && o.ID != v.ID {
+			return fmt.Errorf("%w: minor %d belongs to OS volume %s (%s)", ErrConflict, v.Minor, o.Name, o.ID)
+		}
+	}
+	return nil
 }
 
 // moveThin gives a volume another thin ID, when the one chosen turned out to

@@ -25,6 +25,7 @@ type Volume struct {
 	ID        string  `json:"id"` // uuid
 	Name      string  `json:"name"`
 	GoldenID  string  `json:"goldenId,omitempty"`
+	Digest    string  `json:"digest,omitempty"` // of the golden image, which both legs must begin with
 	ThinID    uint32  `json:"thinId"`
 	Minor     uint32  `json:"minor"`
 	SizeBytes uint64  `json:"sizeBytes"`
@@ -32,6 +33,7 @@ type Volume struct {
 	Made      bool    `json:"made"` // the leg exists; false while it is being made
 	Deleting  bool    `json:"deleting,omitempty"`
 	Access    *Access `json:"access,omitempty"` // exported to, nil: to nobody
+	Group     int     `json:"group,omitempty"`  // storage group: what moves between the appliances of a pair together
 }
 
 // Access says who may reach an exported volume, and where.

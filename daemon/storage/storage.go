@@ -45,7 +45,8 @@ type Config struct {
 	MetaDev  string // partition baystream-pool-meta
 	DataDev  string // partition baystream-pool-data
 	Records  Records
-	Run      Runner // thin_check; nil runs the program itself
+	Run      Runner   // thin_check; nil runs the program itself
+	Pair     *Pairing // nil: this appliance is alone
 	Log      *slog.Logger
 }
 
@@ -68,6 +69,7 @@ type Spec struct {
 	Name      string // for people
 	GoldenID  string // clone of this image; empty: an empty volume
 	SizeBytes uint64 // at least the image's size, a multiple of 4 KiB; 0: the image's size
+	Group     int    // storage group of a pair
 }
 
 // Storage is the storage of one appliance.
@@ -75,6 +77,7 @@ type Storage struct {
 	pool   *pool.Pool
 	mirror *mirror.Control
 	target *target.Reconciler
+	pair   *Pairing // nil: alone
 	book   *ledger
 	gate   chan struct{} // parallel tokens
 	log    *slog.Logger
@@ -93,7 +96,7 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Storage{log: cfg.Log, gate: make(chan struct{}, parallel)}
+	s := &Storage{log: cfg.Log, pair: cfg.Pair, gate: make(chan struct{}, parallel)}
 	var err error
 	if s.book, err = loadLedger(ctx, cfg.Records); err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
@@ -176,6 +179,8 @@ func (s *Storage) reconcileVolume(ctx context.Context, v Volume) error {
 		err = s.destroy(ctx, v)
 	case !v.Made:
 		return nil // its creation is repeated, or it is deleted
+	case s.pair != nil:
+		return nil // the pair decides
 	default:
 		if err = s.up(ctx, v, false); err == nil && v.Access != nil {
 			err = s.export(ctx, v)
@@ -227,6 +232,8 @@ func (s *Storage) createVolume(ctx context.Context, spec Spec) (Volume, error) {
 		return Volume{}, fmt.Errorf("%w: is being deleted", ErrConflict)
 	case found && (v.GoldenID != spec.GoldenID || v.SizeBytes != spec.SizeBytes):
 		return Volume{}, fmt.Errorf("%w: golden image %q, %d bytes", ErrConflict, v.GoldenID, v.SizeBytes)
+	case found && v.Made && s.pair != nil:
+		return v, nil // the pair decides
 	case found && v.Made:
 		return v, s.up(ctx, v, false)
 	case !found:
@@ -274,6 +281,11 @@ func (s *Storage) complete(spec *Spec) error {
 // made just now: then a thin device under its ID belongs to nobody we know and
 // another ID is taken.
 func (s *Storage) make(ctx context.Context, v Volume, isNew bool) (Volume, error) {
+	return s.makeLeg(ctx, v, isNew, func(v Volume) error { return s.up(ctx, v, true) })
+}
+
+// makeLeg makes the leg, lets up bring up what is above it, and records that.
+func (s *Storage) makeLeg(ctx context.Context, v Volume, isNew bool, up func(Volume) error) (Volume, error) {
 	for {
 		err := s.thin(v)
 		if err == nil || errors.Is(err, pool.ErrExists) && !isNew {
@@ -287,7 +299,7 @@ func (s *Storage) make(ctx context.Context, v Volume, isNew bool) (Volume, error
 			return v, err
 		}
 	}
-	if err := s.up(ctx, v, true); err != nil {
+	if err := up(v); err != nil {
 		return v, err
 	}
 	v.Made = true
@@ -305,26 +317,30 @@ func (s *Storage) thin(v Volume) error {
 	return s.pool.CreateSnap(v.ThinID, g.ThinID)
 }
 
-// up activates the leg and brings DRBD up on it. Fresh writes the metadata
-// first, if the leg has none.
+// up activates the leg and brings DRBD up on it, primary. Fresh writes the
+// metadata first, if the leg has none.
 func (s *Storage) up(ctx context.Context, v Volume, fresh bool) error {
-	sectors, err := mirror.LegSectors(v.sectors())
+	leg, written, err := s.activateLeg(ctx, v, fresh)
 	if err != nil {
 		return err
-	}
-	leg, err := s.pool.Activate(ctx, v.leg(), v.ThinID, sectors)
-	if err != nil {
-		return err
-	}
-	written := false
-	if fresh {
-		if written, err = mirror.Initialize(leg, v.sectors(), v.UUID); err != nil {
-			return err
-		}
 	}
 	return s.mirror.Up(ctx, mirror.Resource{
 		Name: v.resource(), Minor: v.Minor, Leg: leg, DataSectors: v.sectors(), Fresh: written,
 	})
+}
+
+// activateLeg gives the leg its node. Fresh writes the metadata, if there is
+// none; written says that it did.
+func (s *Storage) activateLeg(ctx context.Context, v Volume, fresh bool) (leg string, written bool, err error) {
+	sectors, err := mirror.LegSectors(v.sectors())
+	if err != nil {
+		return "", false, err
+	}
+	if leg, err = s.pool.Activate(ctx, v.leg(), v.ThinID, sectors); err != nil || !fresh {
+		return leg, false, err
+	}
+	written, err = mirror.Initialize(leg, v.sectors(), v.UUID)
+	return leg, written, err
 }
 
 // down takes DRBD and the leg's node away.
