@@ -6,6 +6,7 @@
 //
 //	kill NAME   sends SIGKILL to the service NAME: agent: ok kill NAME PID
 //	pid NAME    tells its process: agent: ok pid NAME PID
+//	clock TIME  lets the wall clock jump by TIME, such as -1h: agent: ok clock TIME 0
 package main
 
 import (
@@ -18,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -64,6 +66,9 @@ func quiet(fd int) error {
 }
 
 func obey(word, name string) (pid int, err error) {
+	if word == "clock" {
+		return 0, jump(name)
+	}
 	if pid, err = service(name); err != nil {
 		return 0, err
 	}
@@ -73,7 +78,17 @@ func obey(word, name string) (pid int, err error) {
 	case "kill":
 		return pid, unix.Kill(pid, unix.SIGKILL)
 	}
-	return 0, errors.New("unknown word; there are pid, kill")
+	return 0, errors.New("unknown word; there are pid, kill, clock")
+}
+
+// jump sets the wall clock that much later.
+func jump(by string) error {
+	d, err := time.ParseDuration(by)
+	if err != nil {
+		return err
+	}
+	t := unix.NsecToTimeval(time.Now().Add(d).UnixNano())
+	return unix.Settimeofday(&t)
 }
 
 // service is the child of the first process that runs the program NAME. The
