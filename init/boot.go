@@ -18,8 +18,17 @@ type step struct {
 	// shown on the console and tried again for ever, while the boot goes on:
 	// whatever can live helps to find out what is wrong.
 	optional bool
-	limit    time.Duration // how long it may take; 0 means stepLimit
-	remedy   string        // what an operator can do when it fails
+	// beside: the boot does not wait for it, and it is not needed.
+	beside bool
+	limit  time.Duration // how long it may take; 0 means stepLimit
+	remedy string        // what an operator can do when it fails
+}
+
+func (s step) whatToDo() string {
+	if s.remedy == "" {
+		return "check the image and the kernel's messages"
+	}
+	return s.remedy
 }
 
 // stepLimit leaves room for an emulated machine on a busy host.
@@ -29,7 +38,10 @@ const stepLimit = 30 * time.Second
 type StepStatus struct {
 	Name     string  `json:"name"`
 	Optional bool    `json:"optional,omitempty"`
+	BegunAt  float64 `json:"begun_at"` // seconds since the kernel's start
 	Seconds  float64 `json:"seconds"`
+	Running  bool    `json:"running,omitempty"`
+	Remedy   string  `json:"remedy,omitempty"` // if it failed
 	Error    string  `json:"error,omitempty"`
 }
 
@@ -97,26 +109,37 @@ func (a *attempt) wait(limit time.Duration) error {
 func runSteps(ctx context.Context, log *slog.Logger, report *bootLog, steps []step) []failedStep {
 	var failed []failedStep
 	for _, s := range steps {
-		limit := s.limit
-		if limit == 0 {
-			limit = stepLimit
+		place := report.add(StepStatus{Name: s.name, Optional: s.optional, BegunAt: uptime().Seconds(), Running: true})
+		if s.beside {
+			go func() { runStep(ctx, log, report, s, place) }()
+			continue
 		}
-		began := time.Now()
-		stepCtx, cancel := context.WithTimeout(ctx, limit)
-		a := start(stepCtx, s)
-		err := a.wait(limit)
-		cancel()
-		st := StepStatus{Name: s.name, Optional: s.optional, Seconds: time.Since(began).Seconds()}
-		if err != nil {
-			st.Error = err.Error()
-			logFailure(log, s, err)
-		}
-		place := report.add(st)
-		if err != nil && !s.optional {
+		if a, err := runStep(ctx, log, report, s, place); err != nil && !s.optional {
 			failed = append(failed, failedStep{place, s, a})
 		}
 	}
 	return failed
+}
+
+// runStep does a step within its limit and reports at place what became of it.
+func runStep(ctx context.Context, log *slog.Logger, report *bootLog, s step, place int) (*attempt, error) {
+	limit := s.limit
+	if limit == 0 {
+		limit = stepLimit
+	}
+	began := time.Now()
+	stepCtx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	a := start(stepCtx, s)
+	err := a.wait(limit)
+	st := report.list()[place]
+	st.Seconds, st.Running = time.Since(began).Seconds(), false
+	if err != nil {
+		st.Error, st.Remedy = err.Error(), s.whatToDo()
+		logFailure(log, s, err)
+	}
+	report.set(place, st)
+	return a, err
 }
 
 func logFailure(log *slog.Logger, s step, err error) {
@@ -124,11 +147,7 @@ func logFailure(log *slog.Logger, s step, err error) {
 		log.Warn("optional boot step failed", "step", s.name, "err", err)
 		return
 	}
-	remedy := s.remedy
-	if remedy == "" {
-		remedy = "check the image and the kernel's messages above"
-	}
-	log.Error("BOOT STEP FAILED: it is tried again, the rest goes on", "step", s.name, "err", err, "remedy", remedy)
+	log.Error("BOOT STEP FAILED: it is tried again, the rest goes on", "step", s.name, "err", err, "remedy", s.whatToDo())
 }
 
 // failedStep is a needed step that did not succeed, and its last attempt.
@@ -163,9 +182,10 @@ func retrySteps(ctx context.Context, log *slog.Logger, report *bootLog, failed [
 				limit = stepLimit
 			}
 			err := f.last.wait(limit)
-			st := StepStatus{Name: f.step.name, Seconds: time.Since(began).Seconds()}
+			st := report.list()[f.place]
+			st.Seconds, st.Error, st.Remedy = time.Since(began).Seconds(), "", ""
 			if err != nil {
-				st.Error = err.Error()
+				st.Error, st.Remedy = err.Error(), f.step.whatToDo()
 				logFailure(log, f.step, err)
 				still = append(still, f)
 			} else {

@@ -167,11 +167,7 @@ func (p *initProcess) followDevices(h *hotplug, c *coldplug) {
 // plugUrgent is a boot step: the drivers without which no service can work.
 func (p *initProcess) plugUrgent(context.Context) error {
 	if p.devices == nil {
-		dir, err := moduleDir()
-		if err != nil {
-			return err
-		}
-		index, err := readModuleIndex(dir)
+		index, err := p.index()
 		if err != nil {
 			return err
 		}
@@ -192,7 +188,7 @@ func (p *initProcess) plugAll(context.Context) error {
 	p.modules.forget()
 	err := p.devices.all()
 	if p.hotplug != nil {
-		go guard(func() { p.followDevices(p.hotplug, p.devices) })
+		go p.guard(func() { p.followDevices(p.hotplug, p.devices) })
 	}
 	return err
 }

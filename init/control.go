@@ -28,6 +28,10 @@ type Reply struct {
 	KernelSec float64         `json:"kernel_sec,omitempty"` // kernel start to PID 1
 	Steps     []StepStatus    `json:"steps,omitempty"`
 	Services  []ServiceStatus `json:"services,omitempty"`
+	Watchdog  *WatchdogStatus `json:"watchdog,omitempty"` // nil: the machine has none
+	Crashes   int             `json:"crashes,omitempty"`  // of the kernel in a row, before this start
+	LastCrash string          `json:"last_crash,omitempty"`
+	Keeps     bool            `json:"keeps_crashes,omitempty"` // the next crash will leave its text
 
 	// For log.
 	Lines []string `json:"lines,omitempty"`
@@ -39,6 +43,8 @@ type control struct {
 	sup    *supervisor
 	boot   *bootLog
 	ring   *ring
+	dog    *watchdog
+	crash  crash
 	times  bootTimes
 	end    func(how) // asks for the end of the machine, without waiting
 	uid    uint32    // who may ask: root
@@ -119,8 +125,14 @@ func (c *control) answer(ctx context.Context, line string) Reply {
 		return Reply{
 			OK: true, UptimeSec: c.uptime().Seconds(),
 			BootSec: c.times.steps.Seconds(), KernelSec: c.times.kernel.Seconds(),
-			Steps: c.boot.list(), Services: services,
+			Steps: c.boot.list(), Services: c.withLines(services), Watchdog: c.dog.status(),
+			Crashes: c.crash.row, LastCrash: c.crash.what, Keeps: c.crash.kept,
 		}
+	case "start":
+		if err := c.sup.begin(ctx, arg); err != nil {
+			return Reply{Error: err.Error()}
+		}
+		return Reply{OK: true}
 	case "restart":
 		if err := c.sup.restart(ctx, arg); err != nil {
 			return Reply{Error: err.Error()}
@@ -140,7 +152,20 @@ func (c *control) answer(ctx context.Context, line string) Reply {
 		c.end(how(cmd))
 		return Reply{OK: true}
 	}
-	return Reply{Error: fmt.Sprintf("unknown command %q: want status, restart NAME, log [N], poweroff or reboot", printable(cmd))}
+	return Reply{Error: fmt.Sprintf("unknown command %q: want status, start [NAME], restart NAME, log [N], poweroff or reboot", printable(cmd))}
+}
+
+// lastLines is how many lines of a service in maintenance are shown.
+const lastLines = 8
+
+// withLines adds their last lines to services in maintenance.
+func (c *control) withLines(services []ServiceStatus) []ServiceStatus {
+	for i, s := range services {
+		if s.State == stateMaintenance {
+			services[i].Lines = c.ring.of(s.Name, lastLines)
+		}
+	}
+	return services
 }
 
 // peerUID is the user at the other end, as the kernel vouches for it.

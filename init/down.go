@@ -31,7 +31,7 @@ func (s *supervisor) runToEnd(ctx context.Context, svc Service, limit time.Durat
 	var pid int
 	var spawnErr error
 	if err := s.call(ctx, func() {
-		if pid, spawnErr = s.host.spawn(svc); spawnErr == nil {
+		if pid, spawnErr = s.host.spawn(svc, nil); spawnErr == nil {
 			s.others[pid] = ended
 		}
 	}); err != nil || spawnErr != nil {

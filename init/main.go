@@ -62,12 +62,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -85,7 +85,6 @@ const (
 	ringMemory = 64 << 10
 	ringFile   = 1 << 20
 	lateLimit  = time.Minute // for services to start, before the late steps begin
-	lastPause  = time.Minute // long enough to read the console
 )
 
 func main() {
@@ -99,44 +98,18 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == "health" && os.Getpid() != 1 {
+		healthMain()
+	}
 	if os.Getpid() != 1 {
 		fmt.Fprintln(os.Stderr, "init: this program is the first process of an appliance: start it as /init of an initramfs")
 		os.Exit(2)
 	}
 	debug.SetGCPercent(50)
 	debug.SetMemoryLimit(8 << 20)
-	defer lastResort(os.Stdout, "init ended")
-	err := newInit().run()
-	fmt.Println("init:", err)
-}
-
-// lastResort ends a machine whose init cannot go on. It never returns.
-func lastResort(out io.Writer, why string) {
-	if p := recover(); p != nil {
-		why = fmt.Sprintf("init: panic: %v\n%s", p, debug.Stack())
-	}
-	fmt.Fprintf(out, "init: CANNOT GO ON: %s\ninit: the machine reboots in %v\n", why, lastPause)
-	time.Sleep(lastPause)
-	for {
-		done := make(chan struct{})
-		go func() { unix.Sync(); close(done) }()
-		select {
-		case <-done:
-		case <-time.After(30 * time.Second):
-		}
-		fmt.Fprintln(out, "init:", linux{}.reboot(reboot))
-		time.Sleep(lastPause)
-	}
-}
-
-// guard runs f; if it panics the machine cannot go on.
-func guard(f func()) {
-	defer func() {
-		if p := recover(); p != nil {
-			lastResort(os.Stdout, fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
-		}
-	}()
-	f()
+	p := newInit()
+	defer p.guard(func() { panic("init ended") })
+	p.guard(func() { fmt.Println("init:", p.run()) })
 }
 
 // initProcess is the running PID 1.
@@ -146,16 +119,29 @@ type initProcess struct {
 	config  Config
 	boot    *bootLog
 	ends    chan how
-	cgroups string        // "" until they are there
-	modules *moduleLoader // of the boot steps
+	cgroups string                      // "" until they are there
+	modules *moduleLoader               // of the boot steps
+	index   func() (moduleIndex, error) // read once
 	devices *coldplug
 	hotplug *hotplug
+	dog     *watchdog
+	crash   crash
+	patrol  patrol
 }
 
 func newInit() *initProcess {
 	j := &journal{ring: newRing(ringMemory), console: newConsole(os.Stdout)}
 	p := &initProcess{journal: j, log: j.logger(), boot: &bootLog{}, ends: make(chan how, 4)}
 	p.modules = &moduleLoader{took: p.traceModule}
+	p.index = sync.OnceValues(func() (moduleIndex, error) {
+		dir, err := moduleDir()
+		if err != nil {
+			return moduleIndex{}, err
+		}
+		return readModuleIndex(dir)
+	})
+	p.dog = &watchdog{log: p.log}
+	p.patrol.began = time.Now()
 	return p
 }
 
@@ -174,8 +160,9 @@ func (p *initProcess) run() error {
 	defer cancel()
 	began, times := time.Now(), bootTimes{kernel: uptime()}
 	sigchld, signals := catchSignals()
-	go guard(func() { p.handleSignals(signals) })
+	go p.guard(func() { p.handleSignals(signals) })
 
+	go p.guard(func() { p.keepWatch(ctx) })
 	failed := runSteps(ctx, p.log, p.boot, p.bootSteps())
 	times.steps = time.Since(began)
 	if p.journal.trace.Load() {
@@ -185,10 +172,11 @@ func (p *initProcess) run() error {
 	}
 	p.journal.own(fmt.Sprintf("boot steps done in %.3f s (kernel %.3f s)", times.steps.Seconds(), times.kernel.Seconds()))
 
-	go guard(func() { retrySteps(ctx, p.log, p.boot, failed, 5*time.Second) })
+	go p.guard(func() { retrySteps(ctx, p.log, p.boot, failed, 5*time.Second) })
 
 	sup := p.supervise(ctx, sigchld)
-	go guard(func() {
+	p.patrol.sup.Store(sup)
+	go p.guard(func() {
 		select {
 		case <-sup.started: // on a single processor the steps would hold up the services
 		case <-time.After(lateLimit):
@@ -199,7 +187,11 @@ func (p *initProcess) run() error {
 	p.answerControl(ctx, sup, times)
 	h := <-p.ends
 	p.log.Info("shutdown begins", "how", string(h))
-	sys := linux{flush: func() { p.journal.console.flush(time.Second) }}
+	p.patrol.end()
+	sys := linux{flush: func() {
+		p.patrol.starve() // if the kernel cannot end the machine, the watchdog does
+		p.journal.console.flush(time.Second)
+	}}
 	return shutdown(p.log, sys, sup.shutdown, func() { sup.takeDown(ctx) }, h, defaultLimits)
 }
 
@@ -220,6 +212,7 @@ func (p *initProcess) bootSteps() []step {
 		{name: "console", do: simple(takeConsole), optional: true},
 		{name: "log", do: simple(p.attachLog), optional: true},
 		{name: "programs", do: ifThere(programsImage, p.mountPrograms), remedy: "build the image again"},
+		{name: "watchdog", do: p.startWatchdog, optional: true, beside: true, limit: 2 * time.Minute},
 		{name: "configuration", do: simple(p.readConfig), remedy: "build the image again with a correct " + configPath},
 		{name: "limits", do: simple(setLimits), optional: true},
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
@@ -247,6 +240,7 @@ func (p *initProcess) bootSteps() []step {
 		{name: "host name", do: simple(func() error { return setHostname(p.config.Hostname) }), optional: true},
 		{name: "clock", do: simple(p.checkClock), optional: true},
 		{name: "control groups", do: simple(p.prepareCgroups), optional: true},
+		{name: "crash records", do: p.takeCrashes, optional: true},
 	}
 }
 
@@ -254,6 +248,7 @@ func (p *initProcess) bootSteps() []step {
 func (p *initProcess) lateSteps() []step {
 	return []step{
 		{name: "drivers of other devices", do: p.plugAll, optional: true, limit: 5 * time.Minute},
+		{name: "better watchdog", do: func(ctx context.Context) error { return p.dog.improve(ctx, "/") }, optional: true},
 		{
 			name:     "power button",
 			do:       func(context.Context) error { return watchPowerButton(func() { p.end(poweroff) }) },
@@ -313,13 +308,17 @@ func (p *initProcess) supervise(ctx context.Context, sigchld <-chan os.Signal) *
 		warn: func(svc string, err error) { p.log.Warn("start", "service", svc, "err", err) },
 	}
 	sup := newSupervisor(p.log, l, sigchld, defaultPolicy, p.config.Services)
+	sup.gaveUp = p.showGivenUp
+	if sup.held = p.crash.reason(); sup.held != "" {
+		p.log.Error("SERVICES ARE HELD BACK", "reason", sup.held)
+	}
 	sock, err := listenNotify(notifyPath)
 	if err != nil {
 		p.log.Error("services cannot say that they are ready", "err", err, "remedy", "check the boot step mount run")
 	} else {
-		go guard(func() { sock.receive(func(n notification) { sup.notify(ctx, n) }) })
+		go p.guard(func() { sock.receive(func(n notification) { sup.notify(ctx, n) }) })
 	}
-	go guard(func() { sup.run(ctx) })
+	go p.guard(func() { sup.run(ctx) })
 	return sup
 }
 
@@ -332,9 +331,9 @@ func (p *initProcess) answerControl(ctx context.Context, sup *supervisor, times 
 	}
 	c := &control{
 		log: p.log, sup: sup, boot: p.boot, ring: p.journal.ring,
-		times: times, end: p.end, uptime: uptime,
+		times: times, end: p.end, uptime: uptime, dog: p.dog, crash: p.crash,
 	}
-	go guard(func() { c.serve(ctx, l) })
+	go p.guard(func() { c.serve(ctx, l) })
 }
 
 func (p *initProcess) handleSignals(signals <-chan os.Signal) {

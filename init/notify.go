@@ -14,14 +14,30 @@ import (
 // maxNotify bounds a notification; sd_notify(3) has no limit, ours need little.
 const maxNotify = 4096
 
-// parseNotify turns a datagram of the sd_notify(3) protocol into events.
-// What we do not know, or do not let a service decide (MAINPID, FDSTORE), is
-// left out.
-func parseNotify(msg string) []event {
+// keeping is what a notification says about descriptors: those that came along
+// are to be kept under name, or those of that name are to be dropped.
+type keeping struct {
+	keep, drop bool
+	name       string
+}
+
+// parseNotify turns a datagram of the sd_notify(3) protocol into events, and
+// what it says about descriptors. What we do not know, or do not let a service
+// decide (MAINPID), is left out.
+func parseNotify(msg string) ([]event, keeping) {
 	var evs []event
+	k := keeping{name: "stored"} // as sd_pid_notify_with_fds(3) calls it
 	for line := range strings.SplitSeq(msg, "\n") {
 		key, value, _ := strings.Cut(line, "=")
 		switch key {
+		case "FDSTORE":
+			k.keep = value == "1"
+		case "FDSTOREREMOVE":
+			k.drop = value == "1"
+		case "FDNAME":
+			if validFDName(value) {
+				k.name = value
+			}
 		case "READY":
 			if value == "1" {
 				evs = append(evs, event{kind: evReady})
@@ -49,7 +65,12 @@ func parseNotify(msg string) []event {
 			}
 		}
 	}
-	return evs
+	return evs, k
+}
+
+// validFDName tells whether a name can stand in LISTEN_FDNAMES.
+func validFDName(s string) bool {
+	return s != "" && len(s) < 256 && !strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == ':' || c >= 0x7f })
 }
 
 func usec(s string) (time.Duration, bool) {
@@ -62,8 +83,10 @@ func usec(s string) (time.Duration, bool) {
 
 // notification is one datagram with the process that the kernel says sent it.
 type notification struct {
-	pid    int
-	events []event
+	pid     int
+	events  []event
+	keeping keeping
+	fds     []int // to be kept: whoever takes the notification owns them
 }
 
 // notifySocket receives what services say about themselves.
@@ -110,12 +133,18 @@ func (s *notifySocket) receive(got func(notification)) {
 			}
 			return
 		}
-		pid, ok := senderOf(oob[:oobn])
+		pid, fds, ok := senderOf(oob[:oobn])
 		if !ok || flags&syscall.MSG_TRUNC != 0 {
+			closeAll(fds)
 			continue // nobody we could name, or half a message
 		}
-		if evs := parseNotify(string(buf[:n])); len(evs) > 0 {
-			got(notification{pid, evs})
+		evs, k := parseNotify(string(buf[:n]))
+		if !k.keep { // closing one is the answer to a barrier (sd_notify_barrier(3))
+			closeAll(fds)
+			fds = nil
+		}
+		if len(evs) > 0 || len(fds) > 0 || k.drop {
+			got(notification{pid, evs, k, fds})
 		}
 	}
 }
@@ -123,22 +152,25 @@ func (s *notifySocket) receive(got func(notification)) {
 func (s *notifySocket) close() { s.conn.Close() }
 
 // senderOf finds the sender's pid among the control messages, as the kernel
-// vouches for it. File descriptors that came along are closed: we keep none,
-// and closing one is the answer to a barrier (sd_notify_barrier(3)).
-func senderOf(oob []byte) (pid int, ok bool) {
+// vouches for it, and the descriptors that came along.
+func senderOf(oob []byte) (pid int, fds []int, ok bool) {
 	msgs, err := syscall.ParseSocketControlMessage(oob)
 	if err != nil {
-		return 0, false
+		return 0, nil, false
 	}
 	for _, m := range msgs {
-		if fds, err := syscall.ParseUnixRights(&m); err == nil {
-			for _, fd := range fds {
-				syscall.Close(fd)
-			}
+		if got, err := syscall.ParseUnixRights(&m); err == nil {
+			fds = append(fds, got...) // close-on-exec: Go asks the kernel for that
 		}
 		if c, err := syscall.ParseUnixCredentials(&m); err == nil {
 			pid, ok = int(c.Pid), true
 		}
 	}
-	return pid, ok
+	return pid, fds, ok
+}
+
+func closeAll(fds []int) {
+	for _, fd := range fds {
+		syscall.Close(fd)
+	}
 }

@@ -10,7 +10,12 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var eventCmp = cmp.AllowUnexported(event{}, notification{})
+var eventCmp = cmp.AllowUnexported(event{}, notification{}, keeping{})
+
+func events(msg string) []event {
+	evs, _ := parseNotify(msg)
+	return evs
+}
 
 func TestParseNotify(t *testing.T) {
 	for _, tc := range []struct {
@@ -29,7 +34,7 @@ func TestParseNotify(t *testing.T) {
 		{"MAINPID=1\nFDSTORE=1\nBARRIER=1\nERRNO=2", nil},
 		{"", nil},
 	} {
-		if diff := cmp.Diff(tc.want, parseNotify(tc.in), eventCmp); diff != "" {
+		if diff := cmp.Diff(tc.want, events(tc.in), eventCmp); diff != "" {
 			t.Errorf("parseNotify(%q) (-want +got):\n%s", tc.in, diff)
 		}
 	}
@@ -38,7 +43,7 @@ func TestParseNotify(t *testing.T) {
 func FuzzParseNotify(f *testing.F) {
 	f.Add("READY=1\nSTATUS=x\nWATCHDOG_USEC=5")
 	f.Fuzz(func(t *testing.T, s string) {
-		for _, ev := range parseNotify(s) {
+		for _, ev := range events(s) {
 			if ev.d < 0 || ev.text != printable(ev.text) {
 				t.Errorf("parseNotify(%q) has %+v", s, ev)
 			}
@@ -95,7 +100,7 @@ func TestNotifySocketNamesTheSenderAndAnswersBarriers(t *testing.T) {
 	long := make([]byte, maxNotify+1)
 	send("READY=1\n"+string(long), nil) // cut off: not taken
 	send("READY=1", nil)
-	want := notification{os.Getpid(), []event{{kind: evReady}}}
+	want := notification{pid: os.Getpid(), events: []event{{kind: evReady}}, keeping: keeping{name: "stored"}}
 	if diff := cmp.Diff(want, <-got, eventCmp); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
@@ -103,7 +108,7 @@ func TestNotifySocketNamesTheSenderAndAnswersBarriers(t *testing.T) {
 
 func TestSenderOfRejectsGarbage(t *testing.T) {
 	for _, oob := range [][]byte{nil, {1, 2, 3}, make([]byte, 64)} {
-		if pid, ok := senderOf(oob); ok {
+		if pid, _, ok := senderOf(oob); ok {
 			t.Errorf("senderOf(%v) = %d", oob, pid)
 		}
 	}

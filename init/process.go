@@ -18,8 +18,11 @@ import (
 // the kernel's Documentation/admin-guide/cgroup-v2.rst.
 type Limits struct {
 	MemoryMax int64 `json:"memory_max,omitempty"` // bytes
-	PidsMax   int   `json:"pids_max,omitempty"`
-	CPUWeight int   `json:"cpu_weight,omitempty"` // 1 to 10000, 100 is ordinary
+	// MemoryPercent is MemoryMax as a part of the machine's memory; of both the
+	// smaller counts.
+	MemoryPercent int `json:"memory_percent,omitempty"`
+	PidsMax       int `json:"pids_max,omitempty"`
+	CPUWeight     int `json:"cpu_weight,omitempty"` // 1 to 10000, 100 is ordinary
 }
 
 // launcher starts services as processes: the host of the real machine.
@@ -56,6 +59,9 @@ func stub(args []string) error {
 	if os.Getenv("WATCHDOG_USEC") != "" {
 		env = append(env, "WATCHDOG_PID="+strconv.Itoa(os.Getpid()))
 	}
+	if os.Getenv("LISTEN_FDS") != "" {
+		env = append(env, "LISTEN_PID="+strconv.Itoa(os.Getpid()))
+	}
 	// PID 1 exempts itself from the OOM killer; services are not exempt.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
 	if err := syscall.Exec(args[1], args[1:], env); err != nil {
@@ -64,7 +70,7 @@ func stub(args []string) error {
 	return nil
 }
 
-func (l *launcher) spawn(svc Service) (int, error) {
+func (l *launcher) spawn(svc Service, inherited []storedFD) (int, error) {
 	if len(svc.Exec) == 0 {
 		return 0, fmt.Errorf("service %s: no exec in %s", svc.Name, configPath)
 	}
@@ -85,9 +91,13 @@ func (l *launcher) spawn(svc Service) (int, error) {
 		return 0, err
 	}
 	defer w.Close()
+	files := []uintptr{null.Fd(), w.Fd(), w.Fd()}
+	for _, f := range inherited {
+		files = append(files, uintptr(f.fd))
+	}
 	pid, err := syscall.ForkExec("/proc/self/exe", append([]string{stubName, cgroup}, svc.Exec...), &syscall.ProcAttr{
-		Dir: "/", Env: l.environ(svc), Sys: &syscall.SysProcAttr{Setsid: true},
-		Files: []uintptr{null.Fd(), w.Fd(), w.Fd()},
+		Dir: "/", Env: append(l.environ(svc), listenEnv(inherited)...), Sys: &syscall.SysProcAttr{Setsid: true},
+		Files: files,
 	})
 	if err != nil {
 		r.Close()
@@ -146,7 +156,7 @@ func (l *launcher) makeCgroup(svc Service) (string, error) {
 		return "", err
 	}
 	var errs []error
-	for file, v := range limitFiles(svc.Limits) {
+	for file, v := range limitFiles(svc.Limits, totalMemory()) {
 		if err := os.WriteFile(filepath.Join(dir, file), []byte(v), 0); err != nil {
 			errs = append(errs, fmt.Errorf("limit: %w", err))
 		}
@@ -154,9 +164,13 @@ func (l *launcher) makeCgroup(svc Service) (string, error) {
 	return dir, errors.Join(errs...)
 }
 
-// limitFiles says what to write into which file of a cgroup.
-func limitFiles(lim Limits) map[string]string {
+// limitFiles says what to write into which file of a cgroup, on a machine with
+// so many bytes of memory.
+func limitFiles(lim Limits, total int64) map[string]string {
 	m := map[string]string{}
+	if part := total / 100 * int64(lim.MemoryPercent); part > 0 && (lim.MemoryMax == 0 || part < lim.MemoryMax) {
+		lim.MemoryMax = part
+	}
 	if lim.MemoryMax > 0 {
 		m["memory.max"] = strconv.FormatInt(lim.MemoryMax, 10)
 		m["memory.oom.group"] = "1"

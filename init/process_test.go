@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/activation"
 	"github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sys/unix"
 )
@@ -88,6 +90,8 @@ func program(kind string) int {
 			forever()
 		}
 		return 4
+	case "server": // keeps its socket with PID 1
+		return serveKept(os.Getenv("AT"))
 	case "orphan": // ends when it has been adopted, or killed
 		if os.Getenv("STAY") != "" {
 			forever()
@@ -98,6 +102,53 @@ func program(kind string) int {
 		return 0
 	}
 	return 9
+}
+
+// serveKept answers connections with where its listener comes from: "kept" by
+// PID 1, or "made" and then stored there.
+func serveKept(at string) int {
+	how := "kept"
+	listeners, err := activation.ListenersWithNames()
+	if err == nil && len(listeners["s"]) == 0 {
+		how = "made"
+		var l *net.UnixListener
+		if l, err = keptListener(at); err == nil {
+			listeners = map[string][]net.Listener{"s": {l}}
+		}
+	}
+	if err == nil {
+		_, err = daemon.SdNotify(false, "READY=1")
+	}
+	for err == nil {
+		var c net.Conn
+		if c, err = listeners["s"][0].Accept(); err == nil {
+			fmt.Fprint(c, how)
+			c.Close()
+		}
+	}
+	fmt.Println(err)
+	return 9
+}
+
+// keptListener listens at a path and leaves the socket with PID 1.
+func keptListener(at string) (*net.UnixListener, error) {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: at, Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	l.SetUnlinkOnClose(false)
+	f, err := l.File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	sock, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(sock)
+	err = unix.Sendmsg(sock, []byte("FDSTORE=1\nFDNAME=s"), unix.UnixRights(int(f.Fd())), &unix.SockaddrUnix{Name: os.Getenv("NOTIFY_SOCKET")}, 0)
+	return l, err
 }
 
 // rig is a supervisor over real children.
@@ -297,14 +348,14 @@ func TestHelpersHaveNoSay(t *testing.T) {
 	}
 	// The helper's words are not just late: others come after them.
 	st := r.wait("starting", 0, func(s ServiceStatus) bool { return s.State == stateStarting })
-	r.sup.notify(r.ctx, notification{helper, []event{{kind: evReady}}})
-	r.sup.notify(r.ctx, notification{st.PID, []event{{kind: evStatus, text: "later"}}})
+	r.sup.notify(r.ctx, notification{pid: helper, events: []event{{kind: evReady}}})
+	r.sup.notify(r.ctx, notification{pid: st.PID, events: []event{{kind: evStatus, text: "later"}}})
 	r.wait("still starting", 0, func(s ServiceStatus) bool { return s.Status == "later" && s.State == stateStarting })
 }
 
 func TestProgramThatIsMissing(t *testing.T) {
 	l := &launcher{}
-	_, err := l.spawn(Service{Name: "a", Exec: []string{"/nowhere/a"}})
+	_, err := l.spawn(Service{Name: "a", Exec: []string{"/nowhere/a"}}, nil)
 	if err == nil || !strings.Contains(err.Error(), "/nowhere/a") || !strings.Contains(err.Error(), configPath) {
 		t.Errorf("spawn = %v, want the program and where to correct it", err)
 	}
@@ -391,12 +442,15 @@ func cgroup2(t *testing.T) string {
 }
 
 func TestLimitFiles(t *testing.T) {
-	got := limitFiles(Limits{MemoryMax: 1 << 20, PidsMax: 5, CPUWeight: 200})
+	got := limitFiles(Limits{MemoryMax: 1 << 20, MemoryPercent: 50, PidsMax: 5, CPUWeight: 200}, 1<<30)
 	want := "map[cpu.weight:200 memory.max:1048576 memory.oom.group:1 pids.max:5]"
 	if fmt.Sprint(got) != want {
 		t.Errorf("limitFiles = %v, want %s", got, want)
 	}
-	if n := len(limitFiles(Limits{})); n != 0 {
+	if got := limitFiles(Limits{MemoryPercent: 50}, 1000)["memory.max"]; got != "500" {
+		t.Errorf("half of 1000 bytes = %s", got)
+	}
+	if n := len(limitFiles(Limits{}, 1<<30)); n != 0 {
 		t.Errorf("no limits write %d files", n)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -104,6 +105,24 @@ func (r *ring) tail(n int) []string {
 	for _, l := range r.lines[len(r.lines)-n:] {
 		out = append(out, strings.TrimSuffix(l, "\n"))
 	}
+	return out
+}
+
+// of returns the last n lines in memory that source wrote, without their times.
+func (r *ring) of(source string, n int) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []string
+	for _, l := range slices.Backward(r.lines) {
+		if len(out) == n {
+			break
+		}
+		_, text, _ := strings.Cut(l, " ")
+		if text, ok := strings.CutPrefix(text, source+": "); ok {
+			out = append(out, strings.TrimSuffix(text, "\n"))
+		}
+	}
+	slices.Reverse(out)
 	return out
 }
 

@@ -29,6 +29,17 @@ type Service struct {
 	DownTimeoutSec float64 `json:"down_timeout_sec,omitempty"`
 	// Limits bound the service's cgroup.
 	Limits Limits `json:"limits,omitzero"`
+	// KeepFDs is how many descriptors the service may leave with PID 1 for its
+	// next process (FDSTORE=1). 0: none.
+	KeepFDs int `json:"keep_fds,omitempty"`
+	// Late services start when the others are up, or have failed once.
+	Late bool `json:"late,omitempty"`
+	// Maintenance tells that the service is for finding out what is wrong: it
+	// runs also when the others are held back because the kernel crashed again
+	// and again.
+	Maintenance bool `json:"maintenance,omitempty"`
+	// Remedy is what an operator can do when the service has been given up.
+	Remedy string `json:"remedy,omitempty"`
 }
 
 // seconds turns a number of a config into a duration, or def if it is 0.
@@ -50,6 +61,9 @@ const (
 	stateStopping state = "stopping" // was sent SIGTERM, or said STOPPING=1
 	stateKilling  state = "killing"  // was sent SIGKILL
 	stateWaiting  state = "waiting"  // until it is started again
+	// stateMaintenance is for a service that failed too often, or is held back:
+	// somebody is to look at it and to start it again.
+	stateMaintenance state = "maintenance"
 )
 
 // backoff is how long a service that ended waits for its next start: min, then
@@ -68,12 +82,18 @@ func (b backoff) delay(failures int) time.Duration {
 // policy is the timing that is the same for every service.
 type policy struct {
 	backoff
+	// tries is after how many failures in a row a service is given up; 0: never.
+	// From then on it gets one try each retry, for what was wrong may pass.
+	tries      int
+	retry      time.Duration
 	abortGrace time.Duration // from SIGABRT to SIGKILL: time to write stacks
 	killRetry  time.Duration // from SIGKILL to the next
 }
 
 var defaultPolicy = policy{
 	backoff:    backoff{min: 500 * time.Millisecond, max: 30 * time.Second, stable: time.Minute},
+	tries:      10,
+	retry:      10 * time.Minute,
 	abortGrace: 5 * time.Second,
 	killRetry:  10 * time.Second,
 }
@@ -95,6 +115,7 @@ const (
 	evWatchdog                  // WATCHDOG_USEC; d
 	evStatus                    // STATUS=; text
 	evTimer                     // time has passed
+	evHold                      // it must not start until somebody says so; text says why
 )
 
 type event struct {
@@ -117,6 +138,7 @@ const (
 	actSignal                 // send sig to the main process
 	actKillAll                // SIGKILL to everything the service has left running
 	actLog
+	actGiveUp // tell whoever looks that the service is in maintenance; text says why
 )
 
 // machine decides what becomes of one service. It does no I/O: events go in
@@ -135,7 +157,9 @@ type machine struct {
 	restarts int // starts after the first
 	status   string
 	lastExit string
+	reason   string // why it is in maintenance
 	started  bool
+	stuck    time.Time // since when its process survives SIGKILL; zero: it does not
 }
 
 func newMachine(spec Service, p policy) *machine {
@@ -145,7 +169,7 @@ func newMachine(spec Service, p policy) *machine {
 // hasProcess tells whether the main process exists.
 func (m *machine) hasProcess() bool {
 	switch m.state {
-	case stateDown, stateWaiting:
+	case stateDown, stateWaiting, stateMaintenance:
 		return false
 	}
 	return true
@@ -155,15 +179,20 @@ func (m *machine) hasProcess() bool {
 func (m *machine) step(now time.Time, ev event) []action {
 	switch ev.kind {
 	case evStart:
-		m.wantUp = true
+		m.wantUp, m.failures = true, 0
 		if !m.hasProcess() {
 			return m.spawn(now)
+		}
+	case evHold:
+		m.wantUp = true
+		if !m.hasProcess() {
+			return m.giveUp(time.Time{}, ev.text)
 		}
 	case evStop:
 		m.wantUp, m.again = false, false
 		return m.stop(now)
 	case evRestart:
-		m.wantUp = true
+		m.wantUp, m.failures = true, 0
 		if !m.hasProcess() {
 			return m.spawn(now)
 		}
@@ -188,7 +217,7 @@ func (m *machine) spawn(now time.Time) []action {
 		m.restarts++
 	}
 	m.started = true
-	m.status = ""
+	m.status, m.reason = "", ""
 	m.watchdog = seconds(m.spec.WatchdogSec, 0)
 	m.readyAt = time.Time{}
 	m.state = stateStarting
@@ -214,7 +243,7 @@ func (m *machine) feed(now time.Time) {
 
 func (m *machine) stop(now time.Time) []action {
 	switch m.state {
-	case stateWaiting:
+	case stateWaiting, stateMaintenance:
 		m.state, m.deadline = stateDown, time.Time{}
 	case stateStarting, stateRunning, stateStopping:
 		m.state = stateStopping
@@ -231,13 +260,16 @@ func (m *machine) abort(now time.Time, why string) []action {
 }
 
 func (m *machine) kill(now time.Time, why string) []action {
+	if m.state != stateKilling {
+		m.stuck = now
+	}
 	m.state, m.deadline = stateKilling, now.Add(m.policy.killRetry)
 	return []action{{do: actLog, text: why}, {do: actKillAll}}
 }
 
 func (m *machine) timeout(now time.Time) []action {
 	switch m.state {
-	case stateWaiting:
+	case stateWaiting, stateMaintenance:
 		return m.spawn(now)
 	case stateStarting:
 		return m.abort(now, fmt.Sprintf("not ready within %v: ending it", seconds(m.spec.StartTimeoutSec, 90*time.Second)))
@@ -259,7 +291,7 @@ func (m *machine) ended(now time.Time, how string) []action {
 	acts := []action{{do: actKillAll}}
 	m.lastExit = how
 	stable := !m.readyAt.IsZero() && now.Sub(m.readyAt) >= m.policy.stable
-	m.readyAt, m.deadline = time.Time{}, time.Time{}
+	m.readyAt, m.deadline, m.stuck = time.Time{}, time.Time{}, time.Time{}
 	switch {
 	case !m.wantUp:
 		m.state = stateDown
@@ -273,8 +305,19 @@ func (m *machine) ended(now time.Time, how string) []action {
 	}
 	d := m.policy.delay(m.failures)
 	m.failures++
+	if m.policy.tries > 0 && m.failures >= m.policy.tries {
+		why := fmt.Sprintf("ended %d times in a row, the last time with: %s", m.failures, how)
+		return append(acts, m.giveUp(now.Add(m.policy.retry), why)...)
+	}
 	m.state, m.deadline = stateWaiting, now.Add(d)
 	return append(acts, action{do: actLog, text: fmt.Sprintf("ended: %s: starting again in %v", how, d)})
+}
+
+// giveUp puts the service into maintenance until next, or until somebody starts
+// it.
+func (m *machine) giveUp(next time.Time, why string) []action {
+	m.state, m.deadline, m.reason = stateMaintenance, next, why
+	return []action{{do: actGiveUp, text: why}}
 }
 
 // notified takes what the process says about itself.

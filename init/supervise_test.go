@@ -43,6 +43,8 @@ func short(acts []action) string {
 			out = append(out, map[syscall.Signal]string{syscall.SIGTERM: "term", syscall.SIGABRT: "abort"}[a.sig])
 		case actKillAll:
 			out = append(out, "kill")
+		case actGiveUp:
+			out = append(out, "give-up")
 		}
 	}
 	return strings.Join(out, " ")
@@ -136,6 +138,29 @@ func TestMachine(t *testing.T) {
 			{3.9, ev(evTimer), "", stateWaiting},
 			{0.1, ev(evTimer), "spawn", stateStarting},
 		}},
+		{"given up, tried now and then, started by hand", func(s *Service) { s.Name = "bounded" }, []in{
+			{0, ev(evStart), "spawn", stateStarting},
+			{0, exit, "kill", stateWaiting},
+			{1, ev(evTimer), "spawn", stateStarting},
+			{0, exit, "kill give-up", stateMaintenance},
+			{99, ev(evTimer), "", stateMaintenance},
+			{1, ev(evTimer), "spawn", stateStarting},
+			{0, exit, "kill give-up", stateMaintenance},
+			{1, ev(evStart), "spawn", stateStarting}, // two tries again
+			{0, exit, "kill", stateWaiting},
+			{1, ev(evTimer), "spawn", stateStarting},
+			{0, exit, "kill give-up", stateMaintenance},
+			{0, ev(evRestart), "spawn", stateStarting},
+			{0, exit, "kill", stateWaiting},
+			{0, ev(evStop), "", stateDown},
+		}},
+		{"held back", nil, []in{
+			{0, event{kind: evHold, text: "why"}, "give-up", stateMaintenance},
+			{1e6, ev(evTimer), "", stateMaintenance},
+			{0, ev(evStop), "", stateDown},
+			{0, event{kind: evHold, text: "why"}, "give-up", stateMaintenance},
+			{0, ev(evStart), "spawn", stateStarting},
+		}},
 		{"a stable run starts the series again", func(s *Service) { s.WatchdogSec = 0 }, []in{
 			{0, ev(evStart), "spawn", stateStarting},
 			{0, exit, "kill", stateWaiting},
@@ -203,6 +228,10 @@ func TestMachine(t *testing.T) {
 			if tc.spec != nil {
 				tc.spec(&s)
 			}
+			p := p
+			if s.Name == "bounded" {
+				p.tries, p.retry = 2, 100*time.Second
+			}
 			m, now := newMachine(s, p), time.Unix(0, 0)
 			for i, st := range tc.steps {
 				now = now.Add(seconds(st.after, 0))
@@ -227,7 +256,9 @@ type fakeHost struct {
 	names map[int]string
 }
 
-func (h *fakeHost) spawn(s Service) (int, error) {
+func (h *fakeHost) usage(Service) Usage { return Usage{} }
+
+func (h *fakeHost) spawn(s Service, _ []storedFD) (int, error) {
 	if h.fail > 0 {
 		h.fail--
 		return 0, errors.New("no such file")
@@ -276,7 +307,7 @@ func (h *fakeHost) reap() []child {
 
 // inBubble runs a supervisor over a fake host. The trace has seconds since
 // the start.
-func inBubble(t *testing.T, services []Service, f func(ctx context.Context, s *supervisor, h *fakeHost)) []string {
+func inBubble(t *testing.T, services []Service, f func(ctx context.Context, s *supervisor, h *fakeHost), prepare ...func(*supervisor)) []string {
 	t.Helper()
 	var trace []string
 	synctest.Test(t, func(t *testing.T) {
@@ -290,6 +321,9 @@ func inBubble(t *testing.T, services []Service, f func(ctx context.Context, s *s
 		}
 		p := policy{backoff: backoff{min: time.Second, max: 8 * time.Second, stable: time.Minute}, abortGrace: 5 * time.Second, killRetry: 10 * time.Second}
 		s := newSupervisor(quiet, h, h.chld, p, services)
+		for _, f := range prepare {
+			f(s)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); s.run(ctx) }()
@@ -327,7 +361,7 @@ func TestSupervisorEndsTheSilent(t *testing.T) {
 	svc := []Service{{Name: "a", Notify: true, WatchdogSec: 10, StartTimeoutSec: 20}}
 	got := inBubble(t, svc, func(ctx context.Context, s *supervisor, h *fakeHost) {
 		say := func(pid int, k evKind) {
-			s.notify(ctx, notification{pid, []event{{kind: k}}})
+			s.notify(ctx, notification{pid: pid, events: []event{{kind: k}}})
 			synctest.Wait()
 		}
 		say(1, evReady)
@@ -380,6 +414,45 @@ func TestSupervisorCountsOrphans(t *testing.T) {
 	})
 }
 
+// A module whose kernel crashed again and again starts what helps to find out
+// why, and the rest when somebody says so.
+func TestHeldBackServicesStartWhenToldTo(t *testing.T) {
+	services := []Service{{Name: "a"}, {Name: "console", Late: true, Maintenance: true}}
+	var told []string
+	inBubble(t, services, func(ctx context.Context, s *supervisor, _ *fakeHost) {
+		want := func(when, want string) {
+			t.Helper()
+			synctest.Wait()
+			list, err := s.services(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, st := range list {
+				got = append(got, st.Name+" "+string(st.State))
+			}
+			if diff := cmp.Diff(want, strings.Join(got, ", ")); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", when, diff)
+			}
+		}
+		want("at first", "a maintenance, console running")
+		time.Sleep(24 * time.Hour)
+		want("a day later", "a maintenance, console running")
+		if err := s.begin(ctx, "console"); err == nil {
+			t.Error("a service that runs was started again")
+		}
+		if err := s.begin(ctx, ""); err != nil {
+			t.Error(err)
+		}
+		want("when told to start", "a running, console running")
+	}, func(s *supervisor) {
+		s.held, s.gaveUp = "crashes", func(svc Service, why string) { told = append(told, svc.Name+" "+why) }
+	})
+	if diff := cmp.Diff([]string{"a crashes"}, told); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+}
+
 func TestServicesCountAsStartedWhenReadyOrFailed(t *testing.T) {
 	services := []Service{{Name: "a"}, {Name: "b", Notify: true, StartTimeoutSec: 20}, {Name: "c", Notify: true, StartTimeoutSec: 20}}
 	inBubble(t, services, func(ctx context.Context, s *supervisor, h *fakeHost) {
@@ -395,7 +468,7 @@ func TestServicesCountAsStartedWhenReadyOrFailed(t *testing.T) {
 		if started() {
 			t.Error("started before anyone is ready")
 		}
-		s.notify(ctx, notification{2, []event{{kind: evReady}}})
+		s.notify(ctx, notification{pid: 2, events: []event{{kind: evReady}}})
 		if started() {
 			t.Error("started before the last one is ready")
 		}

@@ -12,8 +12,9 @@ import (
 
 // host is what a supervisor needs from the system.
 type host interface {
-	// spawn starts the service's process and returns its pid.
-	spawn(svc Service) (pid int, err error)
+	// spawn starts the service's process, with descriptors that it inherits,
+	// and returns its pid.
+	spawn(svc Service, inherited []storedFD) (pid int, err error)
 	// signal sends sig to the process pid, which is not reaped yet.
 	signal(pid int, sig syscall.Signal) error
 	// killAll sends SIGKILL to all that the service has running; pid is that
@@ -21,12 +22,17 @@ type host interface {
 	killAll(svc Service, pid int)
 	// reap collects the processes that have ended.
 	reap() []child
+	// usage reads what the service takes of its limits.
+	usage(svc Service) Usage
 }
 
 // unit is a service with its machine and its present process.
 type unit struct {
 	*machine
-	pid int // 0: none
+	pid      int // 0: none
+	stored   fdStore
+	oomKills int              // that are told
+	upAt     [2]time.Duration // uptime when it was first started, and first ready
 }
 
 // supervisor keeps the services running. All its state belongs to the
@@ -38,12 +44,17 @@ type supervisor struct {
 	notes   chan notification
 	calls   chan func()
 
-	units   []*unit
-	others  map[int]chan<- child // waited for by runToEnd, by pid
-	orphans int                  // reaped processes that were no service
-	closing bool
-	stopped chan struct{} // closed when closing and all services are down
-	started chan struct{} // closed when each service has been started, and is ready or has failed once
+	units     []*unit
+	others    map[int]chan<- child // waited for by runToEnd, by pid
+	orphans   int                  // reaped processes that were no service
+	closing   bool
+	lateBegun bool
+	stopped   chan struct{} // closed when closing and all services are down
+	started   chan struct{} // closed when each service but the late ones has been started, and is ready or has failed once
+
+	held   string                        // why services are not to start by themselves; "" if they are
+	gaveUp func(svc Service, why string) // told when a service comes into maintenance; may be nil
+	uptime func() time.Duration
 }
 
 func newSupervisor(log *slog.Logger, h host, sigchld <-chan os.Signal, p policy, services []Service) *supervisor {
@@ -51,7 +62,7 @@ func newSupervisor(log *slog.Logger, h host, sigchld <-chan os.Signal, p policy,
 		log: log, host: h, sigchld: sigchld,
 		notes: make(chan notification, 16), calls: make(chan func()),
 		stopped: make(chan struct{}), started: make(chan struct{}),
-		others: map[int]chan<- child{},
+		others: map[int]chan<- child{}, uptime: uptime,
 	}
 	for _, svc := range services {
 		s.units = append(s.units, &unit{machine: newMachine(svc, p)})
@@ -62,9 +73,9 @@ func newSupervisor(log *slog.Logger, h host, sigchld <-chan os.Signal, p policy,
 // run starts the services and keeps them until ctx ends. It reaps all
 // children of this process, its own or inherited.
 func (s *supervisor) run(ctx context.Context) {
-	for _, u := range s.units {
-		s.apply(u, event{kind: evStart})
-	}
+	s.startAll(false)
+	late := time.AfterFunc(lateServices, func() { _ = s.call(ctx, s.startLate) })
+	defer late.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -87,6 +98,30 @@ func (s *supervisor) run(ctx context.Context) {
 		s.stopNext()
 		s.noteStarted()
 		timer.Reset(s.untilDeadline())
+	}
+}
+
+// lateServices is how long late services wait for the others.
+const lateServices = 20 * time.Second
+
+// startAll starts the late services, or those that are not late.
+func (s *supervisor) startAll(late bool) {
+	for _, u := range s.units {
+		switch {
+		case u.spec.Late != late:
+		case s.held != "" && !u.spec.Maintenance:
+			s.apply(u, event{kind: evHold, text: s.held})
+		default:
+			s.apply(u, event{kind: evStart})
+		}
+	}
+}
+
+// startLate starts the late services, once.
+func (s *supervisor) startLate() {
+	if !s.lateBegun && !s.closing {
+		s.lateBegun = true
+		s.startAll(true)
 	}
 }
 
@@ -114,24 +149,59 @@ func (s *supervisor) apply(u *unit, ev event) {
 		case actKillAll:
 			s.host.killAll(u.spec, u.pid)
 		case actSpawn:
-			pid, err := s.host.spawn(u.spec)
+			pid, err := s.host.spawn(u.spec, u.stored.files)
 			if err != nil {
 				u.pid = 0
 				s.apply(u, event{kind: evSpawnFailed, text: err.Error()})
 				continue
 			}
 			u.pid = pid
+			u.first(0, s.uptime())
+		case actGiveUp:
+			s.log.Error("SERVICE GIVEN UP: somebody is to look at it and start it again", "service", u.spec.Name, "reason", a.text, "remedy", u.remedy())
+			if s.gaveUp != nil {
+				s.gaveUp(u.spec, a.text)
+			}
 		}
+	}
+	if u.state == stateRunning {
+		u.first(1, s.uptime())
 	}
 	if !u.hasProcess() {
 		u.pid = 0
 	}
 }
 
+// first notes when something happened for the first time.
+func (u *unit) first(i int, at time.Duration) {
+	if u.upAt[i] == 0 {
+		u.upAt[i] = at
+	}
+}
+
+// remedy is what an operator can do about a service in maintenance.
+func (u *unit) remedy() string {
+	if u.spec.Remedy != "" {
+		return u.spec.Remedy
+	}
+	return "read its last lines, remove the cause, then start it again: on the serial console, maintenance, services"
+}
+
+// ending says how a unit's process ended, and whether that was for want of
+// memory.
+func (s *supervisor) ending(u *unit, c child) string {
+	text := describeExit(c.status)
+	if use := s.host.usage(u.spec); use.OOMKills > u.oomKills {
+		u.oomKills = use.OOMKills
+		text += fmt.Sprintf(": out of memory, of which it may have %d MiB", use.MemoryMax>>20)
+	}
+	return text
+}
+
 func (s *supervisor) exited(c child) {
 	for _, u := range s.units {
 		if u.pid == c.pid {
-			s.apply(u, event{kind: evExited, text: describeExit(c.status)})
+			s.apply(u, event{kind: evExited, text: s.ending(u, c)})
 			return
 		}
 	}
@@ -152,9 +222,16 @@ func (s *supervisor) notified(n notification) {
 			for _, ev := range n.events {
 				s.apply(u, ev)
 			}
+			if n.keeping.drop {
+				u.stored.drop(n.keeping.name)
+			}
+			if err := u.stored.keep(n.keeping.name, n.fds, u.spec.KeepFDs); err != nil {
+				s.log.Warn("descriptors", "service", u.spec.Name, "err", err)
+			}
 			return
 		}
 	}
+	closeAll(n.fds)
 }
 
 // stopNext stops the services in reverse order, each after the next is down.
@@ -186,11 +263,12 @@ func (s *supervisor) noteStarted() {
 	default:
 	}
 	for _, u := range s.units {
-		if u.state == stateStarting {
+		if u.state == stateStarting && !u.spec.Late {
 			return
 		}
 	}
 	close(s.started)
+	s.startLate()
 }
 
 // call runs f in the supervisor's goroutine and waits for it.
@@ -229,6 +307,28 @@ func (s *supervisor) shutdown(ctx context.Context) error {
 
 var errShuttingDown = errors.New("the machine is shutting down")
 
+// begin starts what is in maintenance: the named service, or all with "".
+func (s *supervisor) begin(ctx context.Context, name string) error {
+	err := fmt.Errorf("no service %q in maintenance: see status", name)
+	if name == "" {
+		err = nil
+	}
+	if callErr := s.call(ctx, func() {
+		for _, u := range s.units {
+			if u.state != stateMaintenance || name != "" && u.spec.Name != name {
+				continue
+			}
+			if err = errShuttingDown; !s.closing {
+				s.apply(u, event{kind: evStart})
+				err = nil
+			}
+		}
+	}); callErr != nil {
+		return callErr
+	}
+	return err
+}
+
 // restart stops the named service and starts it again.
 func (s *supervisor) restart(ctx context.Context, name string) error {
 	err := fmt.Errorf("no service %q: see status for their names", name)
@@ -257,6 +357,16 @@ type ServiceStatus struct {
 	Status   string `json:"status,omitempty"`    // its last STATUS=
 	LastExit string `json:"last_exit,omitempty"` // how its last process ended
 	ReadySec int64  `json:"ready_sec,omitempty"` // seconds since READY=1
+	Reason   string `json:"reason,omitempty"`    // why it is in maintenance
+	Remedy   string `json:"remedy,omitempty"`    // and what to do
+	// When it was first started, and first ready: seconds since the kernel's
+	// start.
+	BegunAt float64  `json:"begun_at,omitempty"`
+	UpAt    float64  `json:"up_at,omitempty"`
+	Usage   Usage    `json:"usage,omitzero"`
+	Lines   []string `json:"lines,omitempty"` // its last words, if it is in maintenance
+
+	stuck time.Duration // how long its process has survived SIGKILL
 }
 
 // services returns the state of all services, in their order.
@@ -266,7 +376,14 @@ func (s *supervisor) services(ctx context.Context) ([]ServiceStatus, error) {
 		for _, u := range s.units {
 			st := ServiceStatus{
 				Name: u.spec.Name, State: u.state, PID: u.pid,
-				Restarts: u.restarts, Status: u.status, LastExit: u.lastExit,
+				Restarts: u.restarts, Status: u.status, LastExit: u.lastExit, Reason: u.reason,
+				BegunAt: u.upAt[0].Seconds(), UpAt: u.upAt[1].Seconds(), Usage: s.host.usage(u.spec),
+			}
+			if u.state == stateMaintenance {
+				st.Remedy = u.remedy()
+			}
+			if !u.stuck.IsZero() {
+				st.stuck = time.Since(u.stuck)
 			}
 			if !u.readyAt.IsZero() {
 				st.ReadySec = int64(time.Since(u.readyAt).Seconds())
