@@ -42,6 +42,18 @@ type Service struct {
 	StopTimeoutSec  int      `json:"stop_timeout_sec"`
 	Down            []string `json:"down,omitempty"` // runs after all services, when the machine ends
 	DownTimeoutSec  int      `json:"down_timeout_sec,omitempty"`
+	Limits          Limits   `json:"limits,omitzero"`
+	KeepFDs         int      `json:"keep_fds,omitempty"`    // descriptors kept for its next process
+	Late            bool     `json:"late,omitempty"`        // starts when the others are up
+	Maintenance     bool     `json:"maintenance,omitempty"` // runs also when the others are held back
+	Remedy          string   `json:"remedy,omitempty"`      // what to do when it was given up
+}
+
+// Limits bound a service's cgroup; 0 is no limit.
+type Limits struct {
+	MemoryMax     int64 `json:"memory_max,omitempty"`     // bytes
+	MemoryPercent int   `json:"memory_percent,omitempty"` // of the machine's
+	PidsMax       int   `json:"pids_max,omitempty"`       // processes and threads
 }
 
 // Daemon is the service of the appliance itself.
@@ -54,10 +66,23 @@ var Daemon = Service{
 	StopTimeoutSec:  20,
 	Down:            []string{"/bin/baystreamd", "-shutdown"},
 	DownTimeoutSec:  60,
+	Limits:          Limits{MemoryPercent: 75, PidsMax: 2048},
+	KeepFDs:         4,
+	Remedy: "Servers run on. On the serial console: logs, then maintenance, services, start again. If it names a file of the state, " +
+		"take a support dump and restart the module; if that does not help, a factory reset and joining the domain anew does.",
 }
 
 // Console is the operator's console on the second serial port.
-var Console = Service{Name: "console", Exec: []string{"/bin/baystreamd", "console"}, StopTimeoutSec: 5, Env: []string{"GOMEMLIMIT=48MiB", "GOGC=50"}}
+var Console = Service{
+	Name: "console", Exec: []string{"/bin/baystreamd", "console"}, StopTimeoutSec: 5, Env: []string{"GOMEMLIMIT=48MiB", "GOGC=50"},
+	Limits: Limits{MemoryMax: 256 << 20, PidsMax: 256}, Late: true, Maintenance: true,
+}
+
+// Health says over the network how the module is, also when nothing else works.
+var Health = Service{
+	Name: "health", Exec: []string{"/init", "health"}, StopTimeoutSec: 5, Env: []string{"GOMEMLIMIT=8MiB", "GOGC=50"},
+	Limits: Limits{MemoryMax: 32 << 20, PidsMax: 64}, Late: true, Maintenance: true,
+}
 
 // InitConfig is /etc/init.json, what the first process is told.
 type InitConfig struct {
@@ -69,8 +94,9 @@ type InitConfig struct {
 // nobody while its partner could take over, and treats an oops as a panic: one
 // inside the iSCSI target leaves locks held for ever. Virtual machines without
 // KVM need no_timer_check. Huge pages would have the kernel keep 40 MiB free for
-// them, and here serve nobody. See Documentation/admin-guide/kernel-parameters.txt.
-const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=panic no_timer_check transparent_hugepage=never"
+// them, and here serve nobody. The memory that it keeps from the kernel holds the
+// text of a crash over a reset (init/crash.go). See Documentation/admin-guide/kernel-parameters.txt.
+const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=panic no_timer_check transparent_hugepage=never memmap=1M$128M"
 
 // BootModules are loaded by the first process before anything else: what no
 // device asks for, here the fast checksum, which others look for as they are
@@ -93,7 +119,7 @@ var DriverModules = []string{
 	"ahci", "nvme", "sd_mod",
 	"e1000e", "igb", "ixgbe", "i40e", "bnxt_en",
 	"button", "evdev",
-	"i6300esb", "iTCO_wdt",
+	"i6300esb", "iTCO_wdt", "lpc_ich",
 	"ipmi_si", "qemu_fw_cfg",
 }
 
@@ -107,6 +133,7 @@ var DaemonModules = []string{
 	"bonding", "8021q", "af_packet", "nf_tables", "nft_reject_inet",
 	"vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1", "nls_utf8",
 	"softdog", "ipmi_devintf", "ipmi_watchdog",
+	"ramoops", "efi-pstore",
 }
 
 // programs are what the daemon runs, and data it reads, by package.

@@ -120,7 +120,7 @@ func (o options) spec(ctx context.Context, progress func(string)) (image.Spec, e
 		if spec.Programs["bin/baystreamd"], err = o.program(ctx, o.daemon, "baystreamd", "./cmd/baystreamd", progress); err != nil {
 			return spec, err
 		}
-		spec.Services = append(spec.Services, image.Daemon, image.Console)
+		spec.Services = append(spec.Services, image.Daemon, image.Console, image.Health)
 	}
 	for _, s := range o.services {
 		spec.Programs["bin/"+s.name] = s.file

@@ -28,8 +28,8 @@ func TestSpecTakesPrograms(t *testing.T) {
 	for _, s := range spec.Services {
 		names = append(names, s.Name)
 	}
-	if got := strings.Join(names, " "); got != "baystreamd console one two" {
-		t.Errorf("services %q, want baystreamd console one two", got)
+	if got := strings.Join(names, " "); got != "baystreamd console health one two" {
+		t.Errorf("services %q, want baystreamd console health one two", got)
 	}
 }
 
