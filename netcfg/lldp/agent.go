@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -48,7 +49,12 @@ type Agent struct {
 
 	mu    sync.Mutex
 	heard Neighbour
+	known map[string]time.Time // all that were heard, until they count no more
 }
+
+// maxKnown bounds them: behind a switch that passes such frames there are many,
+// and anybody can send them.
+const maxKnown = 64
 
 // A Neighbour is who was heard last.
 type Neighbour struct {
@@ -69,7 +75,7 @@ func Open(link string, say func() Frame, log *slog.Logger) (*Agent, error) {
 }
 
 func newAgent(link string, c conn, say func() Frame, log *slog.Logger) *Agent {
-	return &Agent{link: link, conn: c, say: say, log: log.With("link", link), news: make(chan struct{}, 1)}
+	return &Agent{link: link, conn: c, say: say, log: log.With("link", link), news: make(chan struct{}, 1), known: map[string]time.Time{}}
 }
 
 // Neighbour returns who is at the other end; false if nobody was heard within
@@ -137,9 +143,12 @@ func (a *Agent) receive(e ether.Frame) {
 	defer a.mu.Unlock()
 	same := now.Before(a.heard.Until) && f.ChassisText() == a.heard.ChassisText() && f.PortText() == a.heard.PortText()
 	since := a.heard.Since
+	if f.TTL == 0 { // goodbye
+		delete(a.known, f.ChassisText()+" "+f.PortText())
+	}
 	if !same {
 		since = now
-		if f.TTL > 0 {
+		if f.TTL > 0 && a.isNew(f, now) {
 			a.log.Info("neighbour", "system", f.SystemName, "port", f.PortText(), "chassis", f.ChassisText())
 			select {
 			case a.news <- struct{}{}:
@@ -148,4 +157,16 @@ func (a *Agent) receive(e ether.Frame) {
 		}
 	}
 	a.heard = Neighbour{Frame: f, MAC: e.Src, Since: since, Until: now.Add(f.TTL)}
+}
+
+// isNew notes who was heard, and says whether it is for the first time: several
+// on one wire must not take each other for news. It is called with mu held.
+func (a *Agent) isNew(f Frame, now time.Time) bool {
+	maps.DeleteFunc(a.known, func(_ string, until time.Time) bool { return now.After(until) })
+	who := f.ChassisText() + " " + f.PortText()
+	_, known := a.known[who]
+	if known || len(a.known) < maxKnown {
+		a.known[who] = now.Add(f.TTL)
+	}
+	return !known && len(a.known) < maxKnown
 }
