@@ -31,8 +31,12 @@ func faults() []fault {
 		{"loss", "NETWORK[/PORT] PERCENT", 2, 2, "lose frames at random", "loss ic3 10", tune},
 		{"duplicate", "NETWORK[/PORT] PERCENT", 2, 2, "send frames from a station twice", "duplicate ic3/appliance1 1", tune},
 		{"delay", "NETWORK[/PORT] TIME [JITTER]", 2, 3, "hold frames back, in order", "delay ic6 20ms 5ms", tune},
+		{"reorder", "NETWORK[/PORT] PERCENT", 2, 2, "hold frames back at random, so that others overtake them", "reorder management 5", tune},
 		{"cut", "NETWORK PORT[,PORT...] PORT[,PORT...]", 3, 3, "cut two groups of ports apart", "cut management appliance1 frame2-appliance1", cut},
 		{"oneway", "NETWORK FROM TO", 3, 3, "drop what goes one way; * is any port", "oneway management appliance1 '*'", oneWay},
+		{"sever", "mirror|management|all BAY BAY", 3, 3, "two modules do not hear each other; others hear both", "sever mirror appliance1 frame2-appliance1", sever(true)},
+		{"severone", "mirror|management|all FROM TO", 3, 3, "one way only", "severone all appliance1 frame2-appliance1", sever(false)},
+		{"mend", "", 0, 0, "ends sever and severone", "mend", mend},
 		{"silent", "NETWORK[/PORT]", 1, 1, "an interconnect module, or one port, forwards and sends nothing; carriers stay up", "silent ic3", setSilent(true)},
 		{"speak", "NETWORK[/PORT]", 1, 1, "ends silent", "speak ic3", setSilent(false)},
 		{"portdown", "NETWORK BAY", 2, 2, "take the carrier of a bay's port away", "portdown ic3 appliance1", carrier(false)},
@@ -160,6 +164,8 @@ func change(f *qemu.Fault, kind string, args []string) (err error) {
 		f.Loss, err = percentage(args[0])
 	case "duplicate":
 		f.Duplicate, err = percentage(args[0])
+	case "reorder":
+		f.Reorder, err = percentage(args[0])
 	case "delay":
 		f.Jitter = 0
 		if f.Delay, err = duration(args[0]); err == nil && len(args) > 1 {
@@ -200,6 +206,28 @@ func oneWay(_ context.Context, f *qemu.Frame, words []string) error {
 	}
 	star := func(name string) string { return strings.TrimPrefix(name, "*") }
 	return n.Cut(star(words[2]), star(words[3]))
+}
+
+func sever(bothWays bool) func(context.Context, *qemu.Frame, []string) error {
+	return func(_ context.Context, f *qemu.Frame, words []string) error {
+		a, err := f.Bay(words[2])
+		if err != nil {
+			return err
+		}
+		b, err := f.Bay(words[3])
+		if err != nil {
+			return err
+		}
+		if bothWays {
+			return f.CutLink(words[1], a, b)
+		}
+		return f.CutOneWay(words[1], a, b)
+	}
+}
+
+func mend(_ context.Context, f *qemu.Frame, _ []string) error {
+	f.MendLinks()
+	return nil
 }
 
 func setSilent(silent bool) func(context.Context, *qemu.Frame, []string) error {
