@@ -36,6 +36,7 @@ import (
 	"baystream/daemon/domain"
 	"baystream/daemon/journal"
 	"baystream/daemon/library"
+	"baystream/daemon/member"
 	"baystream/daemon/pki"
 	"baystream/daemon/plan"
 	"baystream/daemon/rest"
@@ -68,10 +69,12 @@ type Daemon struct {
 	net           *network
 	hw            *hardware
 	disk          storage.Disk
-	node          *cluster.Node
+	mem           *membership
+	node          *cluster.Node // nil on an unclaimed witness
 	state         *cluster.Store
 	role          *storageRole
 	address       atomic.Pointer[netip.Addr] // management address in use
+	also          alsoServed                 // addresses of IPv6
 	journal       *journal.Journal
 	syslogChanged chan struct{} // buffered by one
 }
@@ -81,9 +84,18 @@ type Daemon struct {
 const localReserve = 160 << 20
 
 // Run runs the appliance until ctx ends. An error means that it cannot even
-// answer; PID 1 then starts it again.
+// answer; PID 1 then starts it again. A module that is claimed begins anew.
 func Run(ctx context.Context, cfg Config) error {
-	d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now(), syslogChanged: make(chan struct{}, 1)}
+	for {
+		d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now(), syslogChanged: make(chan struct{}, 1)}
+		if err := d.run(ctx); !d.mem.taken() || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (d *Daemon) run(ctx context.Context) (err error) {
+	cfg := d.cfg
 	d.probe()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -102,20 +114,18 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	d.openJournal()
 	g.Go(func() error { return d.journal.Run(ctx) })
-	authority, err := pki.Open(filepath.Join(cfg.State, "tls"), d.name())
-	if err != nil {
-		return d.trouble(ctx, "certificate authority", err)
+	if d.mem, err = openMembership(d); err != nil {
+		return d.trouble(ctx, "membership", err)
 	}
-	if d.node, err = cluster.Start(ctx, cluster.Config{Dir: filepath.Join(cfg.State, "etcd"), Name: d.inv.Bay.Serial, Log: d.log.With("part", "etcd")}); err != nil {
+	defer d.mem.port.close()
+	if d.witness() {
+		return d.runWitness(ctx, g)
+	}
+	authority, err := d.startState(ctx)
+	if err != nil {
 		return d.trouble(ctx, "domain state", err)
 	}
-	defer func() {
-		if err := d.node.Close(); err != nil {
-			d.log.Warn("domain state", "err", err)
-		}
-	}()
-	d.state = cluster.NewStore(d.node.Client())
-	d.board.set("domain state", domain.StatusOK, "one voter", "")
+	defer d.closeNode()
 
 	engine := task.New(d.state.Tasks, d.log.With("part", "tasks"))
 	d.hw.register(engine)
@@ -129,9 +139,6 @@ func Run(ctx context.Context, cfg Config) error {
 		Netmask: d.netmask, Log: d.log.With("part", "deploy"),
 	})
 	if err != nil {
-		return err
-	}
-	if err := deployer.Recover(ctx); err != nil {
 		return err
 	}
 	lib := library.New(library.Config{
@@ -155,22 +162,19 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 	}
 	g.Go(behindREST(d.hw.run))
-	g.Go(behindREST(d.hw.inPlace(d.role.run)))
-	g.Go(behindREST(func(ctx context.Context) error {
-		select {
-		case <-d.role.settled:
-			return engine.Run(ctx) // tasks wait for storage, so that none fails for want of it
-		case <-ctx.Done():
-			return nil
-		}
-	}))
-	g.Go(behindREST(d.hw.inPlace(d.boot)))
-	g.Go(behindREST(deployer.KeepTrash))
+	g.Go(behindREST(d.hw.inPlace(d.storage)))
 	g.Go(behindREST(func(ctx context.Context) error {
 		ready()
 		return d.beat(ctx)
 	}))
 
+	elector := cluster.NewElector(d.node.Client(), d.mem.ID(), cluster.DefaultTTL, d.log.With("part", "election"))
+	office := d.mem.newOffice(ctx, authority, elector)
+	if d.mem.alone() {
+		if err := deployer.Recover(ctx); err != nil {
+			return err
+		}
+	}
 	code, err := d.firstContact(ctx, authority)
 	if err != nil {
 		return err
@@ -179,8 +183,33 @@ func Run(ctx context.Context, cfg Config) error {
 	server := rest.New(rest.Config{
 		Store: d.state, Library: lib, Deployer: deployer, Appliance: report{d}, Info: d.info, Attributes: scriptAttributes,
 		CA: authority.PEM(), SetupCode: code, Log: d.log.With("part", "rest"), UsersChanged: func() { wake(users) },
-		Network: d.networkControl(), Hardware: d.hw, Metrics: d.hw.metrics(),
+		Network: d.networkControl(), Hardware: d.hw, Metrics: d.hw.metrics(), Membership: office, Lead: d.mem.leadership,
 	})
+	active := duty(func(ctx context.Context, epoch uint64) error {
+		if epoch > 0 {
+			if err := deployer.Recover(ctx); err != nil {
+				return err
+			}
+		}
+		g, ctx := errgroup.WithContext(ctx)
+		g.Go(func() error {
+			select {
+			case <-d.role.settled:
+				return engine.RunAs(ctx, epoch) // tasks wait for storage, so that none fails for want of it
+			case <-ctx.Done():
+				return nil
+			}
+		})
+		g.Go(func() error { return d.hw.inPlace(d.boot)(ctx) })
+		g.Go(func() error { return deployer.KeepTrash(ctx) })
+		g.Go(func() error { return d.mem.advance(ctx, office.Claims) })
+		if epoch > 0 {
+			g.Go(func() error { return d.holdService(ctx, server, authority) })
+		}
+		return g.Wait()
+	})
+	g.Go(behindREST(func(ctx context.Context) error { return d.mem.manage(ctx, elector, active) }))
+	d.join(ctx, g, users)
 	d.serveConsole(ctx, g, server, users)
 	g.Go(func() error { return d.forward(ctx) })
 
@@ -189,6 +218,9 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	g.Go(func() error { return server.Serve(ctx, listener, authority.TLS()) })
+	g.Go(func() error {
+		return d.serveIPv6(ctx, authority, func(ctx context.Context, ln net.Listener) error { return server.Serve(ctx, ln, authority.TLS()) })
+	})
 	if followAddress != nil {
 		g.Go(followAddress)
 	}
@@ -258,10 +290,11 @@ func (d *Daemon) name() string {
 }
 
 func (d *Daemon) netmask() string {
-	if !d.depl.Address.IsValid() {
+	depl := d.deployment()
+	if !depl.Address.IsValid() {
 		return ""
 	}
-	return net.IP(net.CIDRMask(d.depl.Address.Bits(), 32)).String()
+	return net.IP(net.CIDRMask(depl.Address.Bits(), 32)).String()
 }
 
 // prepareDisk finds the data disk and mounts its local partition on the state
@@ -347,37 +380,108 @@ func (d *Daemon) info() rest.Info {
 // portal is the address that volumes are served at; invalid without a
 // deployment network.
 func (d *Daemon) portal() netip.Addr {
-	if d.depl.Portal.IsValid() {
-		return d.depl.Portal
+	depl := d.deployment()
+	if depl.Portal.IsValid() {
+		return depl.Portal
 	}
-	return d.depl.Address.Addr()
+	return depl.Address.Addr()
+}
+
+// startState starts the domain state of an appliance and opens the authority of
+// its domain.
+func (d *Daemon) startState(ctx context.Context) (authority *pki.Authority, err error) {
+	if d.mem.state.Domain == "" {
+		authority, err = d.mem.startAlone(ctx)
+	} else if err = d.mem.startMember(ctx); err == nil {
+		authority, err = d.mem.domainAuthority(ctx)
+	}
+	if err == nil {
+		err = d.mem.stand(ctx)
+	}
+	if err != nil {
+		d.closeNode()
+		return nil, err
+	}
+	d.mem.authority.Store(authority)
+	d.mem.Records = member.NewRecords(d.node.Client())
+	d.state = cluster.NewStore(d.node.Client())
+	d.judgeVotes(ctx)
+	return authority, nil
+}
+
+// storage runs the storage role. One that was claimed has none yet: the records
+// are those of its partner's disk.
+func (d *Daemon) storage(ctx context.Context) error {
+	if !d.mem.claimed() {
+		return d.role.run(ctx)
+	}
+	d.board.set("storage", domain.StatusWarning, "this appliance serves no volumes yet", "It takes part once the pair's storage is formed.")
+	close(d.role.settled)
+	<-ctx.Done()
+	return nil
+}
+
+func (d *Daemon) closeNode() {
+	if d.node == nil {
+		return
+	}
+	if err := d.node.Close(); err != nil {
+		d.log.Warn("domain state", "err", err)
+	}
+	d.node = nil
+}
+
+// join starts what this module has to do with others: one that belongs to a
+// domain follows it, one that does not can be claimed until it is set up.
+func (d *Daemon) join(ctx context.Context, g *errgroup.Group, users <-chan struct{}) {
+	g.Go(func() error { return d.mem.keep(ctx) })
+	if !d.onModule() {
+		return
+	}
+	g.Go(func() error { return d.mem.find(ctx) })
+	g.Go(func() error { return d.watchVotes(ctx) })
+	g.Go(func() error { return d.mem.favour(ctx) })
+	g.Go(func() error {
+		if err := d.mem.awaitClaim(ctx, d.mem.free, users); err != nil || ctx.Err() != nil {
+			return err
+		}
+		return d.mem.announce(ctx)
+	})
 }
 
 // beat feeds the watchdog of the service manager while the domain state
 // answers: a daemon that cannot read it is of no use and better started anew.
+// That others do not answer is no reason.
 func (d *Daemon) beat(ctx context.Context) error {
+	return feed(ctx, func(ctx context.Context) error { return d.node.Alive(ctx) }, d.log)
+}
+
+// feed feeds the watchdog while alive says nothing else.
+func feed(ctx context.Context, alive func(context.Context) error, log *slog.Logger) error {
 	interval, err := daemon.SdWatchdogEnabled(false)
-	if err != nil || interval == 0 {
+	if err != nil {
 		return err
+	}
+	if interval == 0 {
+		<-ctx.Done()
+		return nil
 	}
 	for {
 		probe, cancel := context.WithTimeout(ctx, interval/3)
-		_, err := d.node.Status(probe)
+		err := alive(probe)
 		cancel()
 		switch {
 		case ctx.Err() != nil:
 			return nil
 		case err != nil:
-			d.log.Error("domain state does not answer", "err", err)
+			log.Error("domain state does not answer", "err", err)
 		default:
 			if _, err := daemon.SdNotify(false, daemon.SdNotifyWatchdog); err != nil {
-				d.log.Warn("feed watchdog", "err", err)
+				log.Warn("feed watchdog", "err", err)
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if !pause(ctx, interval/3) {
 			return nil
-		case <-time.After(interval / 3):
 		}
 	}
 }

@@ -106,15 +106,23 @@ const restPort = 443
 
 // openAt listens at ip, whose certificate is made first.
 func (d *Daemon) openAt(ctx context.Context, authority *pki.Authority, ip netip.Addr) (net.Listener, error) {
-	if err := authority.Serve(ip); err != nil {
+	if err := authority.Serve(d.names(ip)...); err != nil {
 		return nil, err
 	}
+	ln, err := listenAt(ctx, ip)
+	if err != nil {
+		return nil, err
+	}
+	d.address.Store(&ip)
+	return ln, nil
+}
+
+func listenAt(ctx context.Context, ip netip.Addr) (net.Listener, error) {
 	addr := netip.AddrPortFrom(ip, restPort).String()
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("rest: listen on %s: %w", addr, err)
 	}
-	d.address.Store(&ip)
 	return ln, nil
 }
 

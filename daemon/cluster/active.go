@@ -337,6 +337,21 @@ func CurrentTerm(ctx context.Context, c *clientv3.Client) (Term, error) {
 	return t, err
 }
 
+// LastEpoch is the epoch of the last term in the state of c, 0 if nobody was
+// ever elected.
+func LastEpoch(ctx context.Context, c *clientv3.Client) (uint64, error) {
+	r, err := c.Get(ctx, epochKey)
+	if err != nil {
+		return 0, wrap("read the last epoch", err)
+	}
+	if len(r.Kvs) == 0 {
+		return 0, nil
+	}
+	var epoch uint64
+	err = decode(epochKey, r.Kvs[0].Value, &epoch)
+	return epoch, err
+}
+
 // WatchActive wakes its reader once when it stands and whenever another
 // appliance becomes active or none is.
 func WatchActive(ctx context.Context, c *clientv3.Client) <-chan struct{} {

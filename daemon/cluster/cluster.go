@@ -237,6 +237,18 @@ func (n *Node) Client() *clientv3.Client { return n.client }
 // disk fails.
 func (n *Node) Done() <-chan struct{} { return n.etcd.Server.StopNotify() }
 
+// Alive asks the member itself, which answers without the others too.
+func (n *Node) Alive(ctx context.Context) error {
+	if _, err := n.client.Status(ctx, ""); err != nil {
+		return wrap("status of the domain state", err)
+	}
+	return nil
+}
+
+// Others is how many other members there are, with or without a vote, as far as
+// this one knows.
+func (n *Node) Others() int { return len(n.etcd.Server.Cluster().Members()) - 1 }
+
 // Status is the condition of the domain state.
 type Status struct {
 	Member      string   `json:"member"` // this one

@@ -18,9 +18,12 @@ type Module struct {
 	Role        string `json:"role"`
 	Fingerprint string `json:"fingerprint"` // SHA-256 of its public key, hex
 	Address     string `json:"address"`     // where its peers reach it, ADDRESS:PORT
-	State       string `json:"state"`
-	Detail      string `json:"detail,omitempty"`
-	Version     string `json:"version,omitempty"`
+	// Addresses are its own, with their prefix lengths, by network: management,
+	// deployment, frame.
+	Addresses map[string]string `json:"addresses,omitempty"`
+	State     string            `json:"state"`
+	Detail    string            `json:"detail,omitempty"`
+	Version   string            `json:"version,omitempty"`
 	// Resync: its volumes may be old; it may be nothing but the target of a
 	// resync until the pair says that this is done.
 	Resync  bool   `json:"resync"`

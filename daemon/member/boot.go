@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
+	"slices"
 
 	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
@@ -85,7 +87,7 @@ func (b Boot) Member(ctx context.Context, serve func(*cluster.Node) error) (*clu
 }
 
 // Remember keeps who the members are, for the day on which this module's own
-// state is damaged, and the epochs of the storage groups.
+// state is damaged, and the epochs of the storage groups; nil leaves those.
 func (b Boot) Remember(ctx context.Context, n *cluster.Node, epochs map[string]uint64) error {
 	st, err := Load(b.Dir)
 	if err != nil || st.Domain == "" {
@@ -95,11 +97,20 @@ func (b Boot) Remember(ctx context.Context, n *cluster.Node, epochs map[string]u
 	if err != nil {
 		return err
 	}
-	st.Peers, st.Epochs = nil, epochs
+	now := st
+	now.Peers = nil
 	for _, m := range s.Members {
-		st.Peers = append(st.Peers, cluster.Peer{Name: m.Name, URL: m.URL})
+		if m.Name != "" { // else it has not come up yet
+			now.Peers = append(now.Peers, cluster.Peer{Name: m.Name, URL: m.URL})
+		}
 	}
-	return st.Save(b.Dir)
+	if epochs != nil {
+		now.Epochs = epochs
+	}
+	if slices.Equal(now.Peers, st.Peers) && maps.Equal(now.Epochs, st.Epochs) {
+		return nil
+	}
+	return now.Save(b.Dir)
 }
 
 // Office is the domain as REST serves it, on the active appliance.

@@ -118,7 +118,7 @@ func (m *machine) boot() Boot {
 }
 
 func (m *machine) serve(ln net.Listener, authority *pki.Authority) {
-	s := &Service{Module: m.key, Node: m.node, Records: NewRecords(m.node.Client()), Self: func() domain.Module { return m.self }, Authority: authority}
+	s := &Service{Module: m.key, Node: m.node, Records: NewRecords(m.node.Client()), Self: func() domain.Module { return m.self }, Authority: func() *pki.Authority { return authority }}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -19,8 +19,8 @@ type Service struct {
 	Records Records
 	Self    func() domain.Module
 	// Authority is that of the domain, on the appliances of the primary pair;
-	// nil on others.
-	Authority *pki.Authority
+	// nil, or returns nil, where it is not.
+	Authority func() *pki.Authority
 }
 
 // Handler answers the calls of members. Others may add to it.
@@ -89,10 +89,12 @@ func (s *Service) exportAuthority(r *http.Request) (any, error) {
 		return nil, err
 	case m.Role != domain.RoleOfAppliance:
 		return nil, domain.Errorf(domain.Forbidden, "module "+m.ID, "is no appliance of the primary pair: the CA's key is not for it")
-	case s.Authority == nil:
-		return nil, domain.Errorf(domain.Unavailable, "authority", "is not here").Fix("Ask the active appliance.")
+	case s.Authority != nil:
+		if a := s.Authority(); a != nil {
+			return a.Export()
+		}
 	}
-	return s.Authority.Export()
+	return nil, domain.Errorf(domain.Unavailable, "authority", "is not here").Fix("Ask the active appliance.")
 }
 
 // Reenter asks the members for a new place for this module, whose own state was

@@ -14,10 +14,13 @@ import (
 
 // State is what a module knows by itself about where it belongs.
 type State struct {
-	Domain string         `json:"domain"` // id; empty: unclaimed
-	Name   string         `json:"name"`   // of the domain
-	Role   string         `json:"role"`
-	Peers  []cluster.Peer `json:"peers,omitempty"` // to join with, and whom to ask when its own state is damaged
+	Domain string `json:"domain"` // id; empty: unclaimed
+	Name   string `json:"name"`   // of the domain
+	Role   string `json:"role"`
+	// Claimed: the module was taken into a domain that others had founded. What
+	// it was alone before is not of that domain (Boot.Etcd).
+	Claimed bool           `json:"claimed,omitempty"`
+	Peers   []cluster.Peer `json:"peers,omitempty"` // to join with, and whom to ask when its own state is damaged
 	// Epochs are the epochs of the storage groups when this module last took
 	// part, by group.
 	Epochs map[string]uint64 `json:"epochs,omitempty"`

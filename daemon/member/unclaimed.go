@@ -107,7 +107,7 @@ func (u *Unclaimed) join(r *http.Request) (any, error) {
 		return nil, domain.Errorf(domain.Conflict, "module "+u.Self().ID, "belongs to domain %s", have.Name).
 			Fix("Reset it to its factory state at its console first.")
 	}
-	if err := (State{Domain: t.Domain.ID, Name: t.Domain.Name, Role: t.Role, Peers: t.Peers}).Save(u.Dir); err != nil {
+	if err := (State{Domain: t.Domain.ID, Name: t.Domain.Name, Role: t.Role, Claimed: true, Peers: t.Peers}).Save(u.Dir); err != nil {
 		return nil, err
 	}
 	if err := u.Module.Install(t.Certificate, t.CAs); err != nil {

@@ -65,6 +65,7 @@ type Server struct {
 	setups     *limiter
 	setupMark  *cluster.Value[setupDone]
 	userChange sync.Mutex // held while users are deleted
+	patience   time.Duration
 }
 
 // New makes a Server.
@@ -78,7 +79,7 @@ func New(cfg Config) *Server {
 	s := &Server{
 		Config: cfg, sessions: newSessions(cfg.Store, cfg.Now), hasher: newHasher(), scrapers: newScrapers(cfg.Now),
 		logins: newLimiter(cfg.Now), setups: newLimiter(cfg.Now),
-		setupMark: cluster.NewValue[setupDone](cfg.Store.Client, "setup"),
+		setupMark: cluster.NewValue[setupDone](cfg.Store.Client, "setup"), patience: leadPatience,
 	}
 	s.handler = s.guard(s.standby(s.routes()))
 	return s

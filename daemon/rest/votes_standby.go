@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"time"
 
 	"baystream/daemon/domain"
 )
@@ -17,6 +18,13 @@ type Leadership struct {
 	URL  string // https://ADDRESS of the active appliance; empty: none is known
 }
 
+// While nobody is active, a change waits a moment for who becomes it: that is
+// shorter than what clients make of a refusal.
+const (
+	leadPatience = 3 * time.Second
+	leadEvery    = 20 * time.Millisecond
+)
+
 // standby lets only the active appliance change anything. The other answers
 // reads itself, out of the domain state with a majority behind it, so nothing
 // that it says is old; it sends whoever wants a change to the active one.
@@ -26,8 +34,12 @@ func (s *Server) standby(next http.Handler) http.Handler {
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		l := s.Lead()
+		reads := r.Method == http.MethodGet || r.Method == http.MethodHead || own(r.URL.Path)
+		for end := time.Now().Add(s.patience); !reads && !l.Active && l.URL == "" && time.Now().Before(end) && r.Context().Err() == nil; l = s.Lead() {
+			time.Sleep(leadEvery)
+		}
 		switch {
-		case r.Method == http.MethodGet || r.Method == http.MethodHead || own(r.URL.Path):
+		case reads:
 			next.ServeHTTP(w, r)
 		case l.Active:
 			if l.Bind != nil {

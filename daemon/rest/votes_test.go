@@ -108,7 +108,7 @@ func TestStandbyAnswersReadsAndSendsChangesAway(t *testing.T) {
 			t.Errorf("%s at the standby: %d %q %s", change, w.Code, w.Header().Get("Location"), w.Body)
 		}
 	}
-	lead = Leadership{}
+	lead, g.srv.patience = Leadership{}, 0
 	if w := ask("POST"); w.Code != 503 || w.Header().Get("Retry-After") == "" {
 		t.Errorf("POST while nobody is active: %d", w.Code)
 	}
