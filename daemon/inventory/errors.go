@@ -69,7 +69,7 @@ const diskErrorsPart = "disk errors"
 func (k *Keeper) failingText() string {
 	var out []string
 	for name, n := range k.failing {
-		out = append(out, fmt.Sprintf("%s: %d I/O errors since the appliance started", name, n))
+		out = append(out, fmt.Sprintf("%s: %d I/O errors since the module started", name, n))
 	}
 	slices.Sort(out)
 	return strings.Join(out, "; ")

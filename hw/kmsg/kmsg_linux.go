@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,17 +13,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Follow calls each with the text of every message that the kernel logs from now
-// on below root (dev/kmsg, Documentation/ABI/testing/dev-kmsg), until ctx ends.
+// Follow calls each with the text of every message that the kernel logged since it
+// started, as far as its ring has them, and then of each new one, until ctx ends.
+// They are read below root (dev/kmsg, Documentation/ABI/testing/dev-kmsg).
 func Follow(ctx context.Context, root string, each func(text string)) error {
 	f, err := os.OpenFile(filepath.Join(root, "dev/kmsg"), os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("kernel log: %w", err)
 	}
 	defer f.Close()
-	if _, err := f.Seek(0, io.SeekEnd); err != nil {
-		return fmt.Errorf("kernel log: %w", err)
-	}
 	stop := context.AfterFunc(ctx, func() { f.Close() })
 	defer stop()
 	buf := make([]byte, 8<<10) // the kernel gives one record at a time
