@@ -70,6 +70,7 @@ var groups = []group{
 	{"boot", "power-on to REST beside an empty Go init, VMs on virtual time", (*bench).boot, 15 * time.Minute},
 	{"ram", "memory with 32 LUNs exported, one VM", (*bench).ram, 10 * time.Minute},
 	{"iscsi", "I/O over iSCSI beside bare LIO and tgt, one VM on virtual time", (*bench).iscsi, 10 * time.Minute},
+	{"hardware", "reading the hardware, hot-plug, one VM on virtual time", (*bench).hardware, 5 * time.Minute},
 	{"failover", "gap of a bond's traffic when a port fails, one VM on virtual time", (*bench).failover, 10 * time.Minute},
 }
 

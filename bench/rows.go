@@ -64,7 +64,7 @@ var rules = []rule{
 // rows applies the rules; those whose figures are missing make no row.
 func rows(f figures) []row {
 	var out []row
-	for _, u := range slices.Concat(rules, failoverRules) {
+	for _, u := range slices.Concat(rules, hardwareRules, failoverRules) {
 		if r, ok := u.row(f); ok {
 			out = append(out, r)
 		}

@@ -109,6 +109,36 @@ func (v *VM) PlugNIC(ctx context.Context, n NIC) error {
 	return nil
 }
 
+// ReplaceNIC takes the network card out of a slot and puts another in, with an
+// address of its own. Its cable leads where that of the card in slot to leads: to is
+// slot itself for the right one.
+func (v *VM) ReplaceNIC(ctx context.Context, slot, to int) error {
+	v.mu.Lock()
+	find := func(slot int) (NIC, bool) {
+		i := slices.IndexFunc(v.cfg.NICs, func(n NIC) bool { return n.Slot == slot })
+		if i < 0 {
+			return NIC{}, false
+		}
+		return v.cfg.NICs[i], true
+	}
+	n, ok := find(slot)
+	end, found := find(to)
+	v.mu.Unlock()
+	if !ok || !found {
+		return fmt.Errorf("vm %s: no network card in slot %d or %d", v.cfg.Name, slot, to)
+	}
+	if err := v.Unplug(ctx, slot); err != nil {
+		return err
+	}
+	n.MAC = slices.Clone(n.MAC)
+	n.MAC[2]++
+	n.Network, n.Port = end.Network, end.Port
+	if to != slot {
+		n.Port.Name = fmt.Sprintf("%s-%s", end.Port.Name, slotID(slot))
+	}
+	return v.PlugNIC(ctx, n)
+}
+
 // Unplug takes what is in a slot out, and returns when the module has let it
 // go: Linux waits 5 s after the slot's button is pressed (pciehp).
 func (v *VM) Unplug(ctx context.Context, slot int) error {

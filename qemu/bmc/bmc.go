@@ -119,6 +119,23 @@ func ignoreEnd(err error) error {
 	return nil
 }
 
+// Document returns the contents of FRU device 1 as the module would read them now.
+func (b *BMC) Document() []byte {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cfg.Document == nil {
+		return nil
+	}
+	return b.cfg.Document()
+}
+
+// SetDocument gives FRU device 1 other contents, for whoever reads it next.
+func (b *BMC) SetDocument(doc []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.cfg.Document = func() []byte { return doc }
+}
+
 // Close stops the watchdog and waits for what the BMC does to its module.
 func (b *BMC) Close() {
 	b.mu.Lock()
