@@ -61,6 +61,13 @@ func (k *Keeper) forgetErrors(name string) {
 	}
 }
 
+// diskErrors is how many a disk had.
+func (k *Keeper) diskErrors(name string) int64 {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return int64(k.failing[name])
+}
+
 const diskErrorsRemedy = "See bayctl logs for the kernel's words. Replace the disk if there are more."
 
 const diskErrorsPart = "disk errors"

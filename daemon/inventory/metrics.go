@@ -39,7 +39,7 @@ var (
 	diskReads      = desc("disk_reads_total", "Reads that a disk completed.", "disk")
 	diskWrites     = desc("disk_writes_total", "Writes that a disk completed.", "disk")
 	diskBusy       = desc("disk_busy_seconds_total", "Time in which a disk had work.", "disk")
-	diskErrors     = desc("disk_errors_total", "Commands to a disk that failed; only of drivers that count them.", "disk")
+	diskErrors     = desc("disk_errors_total", "Commands to a disk that ended in an error, as its driver counts them, or else the kernel's log tells.", "disk")
 	diskCelsius    = desc("disk_temperature_celsius", "Temperature of a disk, where something measures it.", "disk")
 	linkUp         = desc("link_up", "Whether a link has carrier.", "link", "slot")
 	linkSpeed      = desc("link_speed_bits_per_second", "Speed of a link that is up.", "link")
@@ -145,9 +145,10 @@ func (c collector) disk(ch chan<- prometheus.Metric, d hw.Disk) {
 	value(diskReads, prometheus.CounterValue, float64(s.Reads))
 	value(diskWrites, prometheus.CounterValue, float64(s.Writes))
 	value(diskBusy, prometheus.CounterValue, s.BusySeconds)
-	if s.Errors >= 0 {
-		value(diskErrors, prometheus.CounterValue, float64(s.Errors))
+	if s.Errors < 0 {
+		s.Errors = c.k.diskErrors(d.Name)
 	}
+	value(diskErrors, prometheus.CounterValue, float64(s.Errors))
 	if s.Celsius != nil {
 		value(diskCelsius, prometheus.GaugeValue, *s.Celsius)
 	}
