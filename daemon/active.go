@@ -175,7 +175,7 @@ func (d *Daemon) holdService(ctx context.Context, server *rest.Server, authority
 	d.net.setService(service)
 	defer d.net.setService(netip.Prefix{})
 	at := netip.AddrPortFrom(service.Addr(), restPort).String()
-	ln, err := (&net.ListenConfig{Control: freebind}).Listen(ctx, "tcp", at)
+	ln, err := listenKept(ctx, net.ListenConfig{Control: freebind}, "tcp", at)
 	if err != nil {
 		d.board.set("service address", domain.StatusWarning, fmt.Sprintf("%s: %v", at, err), "Correct the service setting of the frame; the appliance's own address serves.")
 		<-ctx.Done()

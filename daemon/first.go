@@ -7,8 +7,6 @@ import (
 	"net"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/activation"
-
 	"baystream/daemon/pki"
 )
 
@@ -33,17 +31,14 @@ func setupCode(text string) string {
 }
 
 // inheritedListener is the socket that a service manager opened for us
-// (LISTEN_FDS), nil if there is none.
+// (LISTEN_FDS), nil if there is none. Those that it keeps for us are no such.
 func inheritedListener() (net.Listener, error) {
-	listeners, err := activation.Listeners()
-	if err != nil {
-		return nil, err
-	}
-	switch len(listeners) {
+	_, files := inheritedFiles()
+	switch len(files) {
 	case 0:
 		return nil, nil
 	case 1:
-		return listeners[0], nil
+		return net.FileListener(files[0])
 	}
 	return nil, errors.New("more than one inherited socket: want the one of REST")
 }

@@ -21,6 +21,7 @@ type movable struct {
 
 	mu    sync.Mutex
 	inner net.Listener // nil once closed
+	last  []net.Conn   // accepted when it was closed, and still to be answered
 	wg    sync.WaitGroup
 }
 
@@ -61,7 +62,9 @@ func (m *movable) take(ln net.Listener) {
 		select {
 		case m.accepted <- conn:
 		case <-m.closed:
-			conn.Close()
+			m.mu.Lock()
+			m.last = append(m.last, conn)
+			m.mu.Unlock()
 		}
 	}
 }
@@ -72,8 +75,16 @@ func (m *movable) Accept() (net.Conn, error) {
 	case conn := <-m.accepted:
 		return conn, nil
 	case <-m.closed:
+	}
+	m.wg.Wait()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.last) == 0 {
 		return nil, net.ErrClosed
 	}
+	conn := m.last[0]
+	m.last = m.last[1:]
+	return conn, nil
 }
 
 // Addr implements net.Listener: where it listens now.
@@ -119,7 +130,7 @@ func (d *Daemon) openAt(ctx context.Context, authority *pki.Authority, ip netip.
 
 func listenAt(ctx context.Context, ip netip.Addr) (net.Listener, error) {
 	addr := netip.AddrPortFrom(ip, restPort).String()
-	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	ln, err := listenKept(ctx, net.ListenConfig{}, "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("rest: listen on %s: %w", addr, err)
 	}

@@ -88,7 +88,7 @@ func (d *Daemon) serveIPv6(ctx context.Context, authority *pki.Authority, serve 
 			if err := authority.Serve(d.names()...); err != nil {
 				return nil, err
 			}
-			return (&net.ListenConfig{}).Listen(ctx, "tcp6", netip.AddrPortFrom(at, restPort).String())
+			return listenKept(ctx, net.ListenConfig{}, "tcp6", netip.AddrPortFrom(at, restPort).String())
 		},
 		opened: func(at netip.Addr, err error) {
 			switch {

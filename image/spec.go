@@ -67,7 +67,7 @@ var Daemon = Service{
 	Down:            []string{"/bin/baystreamd", "-shutdown"},
 	DownTimeoutSec:  60,
 	Limits:          Limits{MemoryPercent: 75, PidsMax: 2048},
-	KeepFDs:         4,
+	KeepFDs:         16,
 	Remedy: "Servers run on. On the serial console: logs, then maintenance, services, start again. If it names a file of the state, " +
 		"take a support dump and restart the module; if that does not help, a factory reset and joining the domain anew does.",
 }

@@ -59,6 +59,7 @@ const ephemeralFirst, ephemeralLast = 32768, 60999
 // line. ICMP is open everywhere: echo, path MTU, neighbour discovery.
 var Ports = []Port{
 	{Management, TCP, 443, 443, "REST and UI, HTTPS", "administrators, clients"},
+	{Management, TCP, 7974, 7974, "health, HTTP: GET /health", "monitoring"},
 	{Management, TCP, 7973, 7973, "modules of the domain, mutual TLS; claims", "appliances and witnesses"},
 	{Management, UDP, 7973, 7973, "announcements of modules, link-local multicast", "appliances and witnesses"},
 	{Management, UDP, 68, 68, "DHCP client, where no address is set", "DHCP server"},
