@@ -135,6 +135,9 @@ const (
 // be elected again when the active appliance dies.
 func (m *membership) favour(ctx context.Context) error {
 	for pause(ctx, favourEvery) {
+		if !m.d.node.Leads() {
+			continue
+		}
 		for _, o := range m.Modules() {
 			if o.Role != domain.RoleOfWitness || o.State != domain.ModuleMember {
 				continue

@@ -49,6 +49,10 @@ type membership struct {
 	clients  map[string]*http.Client
 	waiting  map[chan struct{}]bool
 
+	voting  sync.Mutex // held while the votes are asked for
+	voted   domain.VotesReport
+	votedAt time.Time
+
 	port      service     // where other modules call
 	wasTaken  atomic.Bool // a domain has claimed this module since it was opened
 	authority atomic.Pointer[pki.Authority]
@@ -317,12 +321,40 @@ func (m *membership) remember(ctx context.Context) error {
 	return m.boot.Remember(ctx, m.d.node, epochs)
 }
 
-// Votes says which votes exist and what the next loss would do.
+// votesFresh is how old the votes may be that are shown: many may ask.
+const votesFresh = 300 * time.Millisecond
+
+// Votes says which votes exist and what the next loss would do. Titles and
+// roles are those that this module knows, so that it also answers without a
+// majority.
 func (m *membership) Votes(ctx context.Context) (domain.VotesReport, error) {
-	o := member.Office{Claims: &member.Claims{Records: m.Records, Self: m.key}, Node: m.d.node, Groups: m.Groups}
-	r, err := o.Votes(ctx)
-	if err == nil && m.alone() && len(r.Members) == 1 { // without terms
+	m.voting.Lock()
+	defer m.voting.Unlock()
+	if time.Since(m.votedAt) > votesFresh {
+		m.voted = m.askVotes(ctx)
+		m.votedAt = time.Now()
+	}
+	return m.voted, nil
+}
+
+func (m *membership) askVotes(ctx context.Context) domain.VotesReport {
+	known := map[string]domain.Module{}
+	for _, o := range m.Modules() {
+		known[o.ID] = o
+	}
+	r := cluster.Votes(m.d.node.Voters(ctx, m.key.ClientTLS(nil), func(name string) (string, string) {
+		o, ok := known[name]
+		if !ok {
+			return "", domain.RoleOfAppliance
+		}
+		return member.Title(o), o.Role
+	}))
+	if m.alone() && len(r.Members) == 1 { // without terms
 		r.Members[0].Active, r.Active = true, r.Members[0].Title
 	}
-	return r, err
+	r.Groups = []domain.VoteGroup{}
+	if m.Groups != nil {
+		r.Groups = m.Groups(ctx)
+	}
+	return r
 }

@@ -30,10 +30,12 @@ import (
 	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -76,8 +78,8 @@ const (
 	logEntries  = 500       // raft entries between two snapshots
 	keepEntries = 50        // raft entries kept behind a snapshot
 	keepHistory = "1000"    // revisions kept when the history is compacted
-	tick        = 50        // ms between raft ticks, the leader's heartbeat
-	election    = 500       // ms without a heartbeat until an election; a single member does not wait for it
+	tick        = 100       // ms between raft ticks, the leader's heartbeat
+	election    = 1000      // ms without a heartbeat until an election; a single member does not wait for it
 	maxCopies   = 8         // members without a vote
 )
 
@@ -90,6 +92,9 @@ type Node struct {
 	etcd   *embed.Etcd
 	client *clientv3.Client
 	name   string
+
+	pinging sync.Once
+	pinger  *http.Client
 }
 
 // Start runs the member of cfg and returns when it can serve, or fails when
@@ -216,7 +221,7 @@ func memberConfig(cfg Config) (*embed.Config, error) {
 	c.WarningApplyDuration = 2 * time.Second
 	c.WarningUnaryRequestDuration = 5 * time.Second
 	// Damaged files make etcd call Fatal: that must not end the daemon here.
-	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(bridge{log: cfg.Log}, zap.WithFatalHook(zapcore.WriteThenPanic)))
+	c.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(bridge{log: cfg.Log, told: &told{}}, zap.WithFatalHook(zapcore.WriteThenPanic)))
 	return c, nil
 }
 

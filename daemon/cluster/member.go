@@ -206,6 +206,9 @@ func (n *Node) member(ctx context.Context, name string) (*etcdserverpb.Member, e
 	return nil, domain.Errorf(domain.NotFound, "member "+name, "does not exist").Fix("List the members with bayctl votes.")
 }
 
+// Leads says whether this member has raft's leadership.
+func (n *Node) Leads() bool { return n.etcd.Server.Lead() == uint64(n.etcd.Server.MemberID()) }
+
 // Lead hands raft's leadership to the named member if this one has it, and
 // says whether it did. Writes wait for a moment, reads too.
 func (n *Node) Lead(ctx context.Context, name string) (bool, error) {

@@ -148,9 +148,12 @@ func (n *Node) Pong() http.Handler {
 
 // Ping asks every other member whether it runs, for at most as long as ctx
 // lasts, and returns the names of those that do, this one among them if it
-// knows a leader.
+// knows a leader. The tls of the first call is that of all.
 func (n *Node) Ping(ctx context.Context, tls *tls.Config) map[string]bool {
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: tls, DisableKeepAlives: true}}
+	n.pinging.Do(func() { // connections stay: who asks often must not cost a handshake each time
+		n.pinger = &http.Client{Transport: &http.Transport{TLSClientConfig: tls, IdleConnTimeout: time.Minute}}
+	})
+	client := n.pinger
 	up := map[string]bool{n.name: n.etcd.Server.Lead() != 0}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -186,11 +189,15 @@ const pingTime = time.Second
 func (n *Node) Voters(ctx context.Context, tls *tls.Config, describe func(name string) (title, role string)) []Voter {
 	ping, cancel := context.WithTimeout(ctx, pingTime)
 	defer cancel()
-	up := n.Ping(ping, tls)
 	active := ""
-	if t, err := CurrentTerm(ping, n.client); err == nil {
-		active = t.Holder
-	}
+	var asked sync.WaitGroup
+	asked.Go(func() { // beside the pings, which may take all of the time
+		if t, err := CurrentTerm(ping, n.client); err == nil {
+			active = t.Holder
+		}
+	})
+	up := n.Ping(ping, tls)
+	asked.Wait()
 	leader := n.etcd.Server.Lead()
 	var all []Voter
 	for _, m := range n.etcd.Server.Cluster().Members() {

@@ -3,13 +3,50 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"sync"
+	"time"
 
 	"go.uber.org/zap/zapcore"
 )
 
 // bridge hands etcd's log to slog. What etcd calls info is debug to us: an
 // appliance's log is for changes that an operator cares about.
-type bridge struct{ log *slog.Logger }
+type bridge struct {
+	log  *slog.Logger
+	told *told
+}
+
+// told is what was said lately: a warning that comes with every heartbeat must
+// not drown the rest.
+type told struct {
+	mu  sync.Mutex
+	all map[string]repeated
+}
+
+type repeated struct {
+	since time.Time
+	times int // left out since then
+}
+
+// tellAgain is how often the same message is said.
+const tellAgain = time.Minute
+
+// say says whether a message is to be said, and how many of it were left out.
+func (t *told) say(message string, now time.Time) (bool, int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r, known := t.all[message]
+	if known && now.Sub(r.since) < tellAgain {
+		r.times++
+		t.all[message] = r
+		return false, 0
+	}
+	if t.all == nil || len(t.all) > 100 {
+		t.all = map[string]repeated{}
+	}
+	t.all[message] = repeated{since: now}
+	return true, r.times
+}
 
 func level(l zapcore.Level) slog.Level {
 	switch {
@@ -35,7 +72,7 @@ func (b bridge) Enabled(l zapcore.Level) bool {
 
 // With implements zapcore.Core.
 func (b bridge) With(fields []zapcore.Field) zapcore.Core {
-	return bridge{log: b.log.With(attrs(fields)...)}
+	return bridge{log: b.log.With(attrs(fields)...), told: b.told}
 }
 
 // Check implements zapcore.Core.
@@ -48,7 +85,17 @@ func (b bridge) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Checke
 
 // Write implements zapcore.Core.
 func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	b.log.Log(context.Background(), level(e.Level), "etcd: "+e.Message, attrs(fields)...)
+	more := attrs(fields)
+	if level(e.Level) == slog.LevelWarn {
+		ok, before := b.told.say(e.Message, time.Now())
+		if !ok {
+			return nil
+		}
+		if before > 0 {
+			more = append(more, "repeated", before)
+		}
+	}
+	b.log.Log(context.Background(), level(e.Level), "etcd: "+e.Message, more...)
 	return nil
 }
 

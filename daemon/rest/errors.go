@@ -2,6 +2,7 @@ package rest
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 	"strconv"
 	"time"
@@ -54,7 +55,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		w.Header().Set("Retry-After", strconv.Itoa(int((l.after+time.Second-1)/time.Second)))
 	}
 	if status >= 500 && r.Context().Err() == nil {
-		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
+		level := slog.LevelError
+		if status == http.StatusServiceUnavailable { // such as no majority: the board says why
+			level = slog.LevelWarn
+		}
+		s.Log.Log(r.Context(), level, "request failed", "method", r.Method, "path", r.URL.Path, "status", status, "err", err)
 	}
 	body := domain.Explain(err)
 	if body.ErrorSource == "" {
