@@ -77,7 +77,11 @@ func (f *Frame) FormDomain(ctx context.Context, name string, progress func(strin
 	if rest == nil {
 		return errors.New("form domain: the first appliance is not set up; call Setup first")
 	}
-	if err := rest.Do(ctx, http.MethodPost, domainPath, map[string]string{"name": name}, nil); err != nil {
+	err := rest.Get(ctx, domainPath, nil)
+	if refused := (*RESTError)(nil); errors.As(err, &refused) && refused.Status == http.StatusNotFound {
+		err = rest.Do(ctx, http.MethodPost, domainPath, map[string]string{"name": name}, nil)
+	}
+	if err != nil {
 		return fmt.Errorf("form domain: %w", err)
 	}
 	progress("domain " + name)

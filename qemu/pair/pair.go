@@ -2,7 +2,7 @@
 // frames, and servers whose workload writes and checks what it wrote. Frame
 // tests, the demo and the benchmarks tell their stories with it.
 //
-// Up starts the modules and forms their domain, Serve deploys the sample OS and
+// Up starts the modules, Form makes a domain of them, Serve deploys the sample OS and
 // starts servers. From then on a story breaks what it likes with package qemu
 // and asks here what became of it: Status says who is active and which group is
 // where, WaitSettled ends when everything is at home and in sync, and a Server
@@ -51,43 +51,44 @@ const (
 	formTime = time.Minute
 )
 
-// Up starts three frames, sets the first appliance up and makes a domain of
-// their modules. The caller closes the frame of the site it gets, also beside
-// an error.
+// Up starts three frames and sets the first appliance up. The caller closes the
+// frame of the site, which it gets beside an error too unless nothing started.
 func Up(ctx context.Context, o Options) (*Site, error) {
 	o.Frame.Frames = 3
+	f, err := qemu.Up(ctx, o.Frame)
+	if err != nil {
+		return nil, err
+	}
+	return On(ctx, f, o)
+}
+
+// On is Up on three frames that were started already.
+func On(ctx context.Context, f *qemu.Frame, o Options) (*Site, error) {
+	m := f.Modules()
 	if o.Domain == "" {
 		o.Domain = "pair"
 	}
 	if o.Tell == nil {
 		o.Tell = func(string) {}
 	}
-	f, err := qemu.Up(ctx, o.Frame)
-	if err != nil {
-		return nil, err
-	}
-	m := f.Modules()
 	s := &Site{Frame: f, A: m[0], B: m[1], Witness: m[2], options: o}
-	return s, s.form(ctx)
+	ctx, done := context.WithTimeout(ctx, qemu.Deadline(bootTime))
+	defer done()
+	return s, s.Setup(ctx)
 }
 
-func (s *Site) form(ctx context.Context) error {
-	wait, done := context.WithTimeout(ctx, qemu.Deadline(bootTime))
+// Form makes a domain of the three modules, and returns when each has its vote.
+func (s *Site) Form(ctx context.Context) error {
+	ctx, done := context.WithTimeout(ctx, qemu.Deadline(formTime))
 	defer done()
-	if err := s.Setup(wait); err != nil {
-		return err
-	}
-	s.options.Tell("first contact with " + s.A.Name())
-	wait, done = context.WithTimeout(ctx, qemu.Deadline(formTime))
-	defer done()
-	if err := s.FormDomain(wait, s.options.Domain, s.options.Tell); err != nil {
+	if err := s.FormDomain(ctx, s.options.Domain, s.options.Tell); err != nil {
 		return err
 	}
 	var err error
 	if s.REST, err = s.Service(); err != nil {
 		return err
 	}
-	_, err = s.waitStatus(wait, "three votes", func(st Status) bool { return st.Healthy == 3 && st.Active != "" })
+	_, err = s.waitStatus(ctx, "three votes", func(st Status) bool { return st.Healthy == 3 && st.Active != "" })
 	return err
 }
 
@@ -118,7 +119,9 @@ type Group struct {
 	State string `json:"state"`
 }
 
-var inSync = regexp.MustCompile(`(?i)in sync`)
+// inSync is the state of a group that both appliances could serve; one without
+// volumes is empty.
+var inSync = regexp.MustCompile(`(?i)^(in sync|empty)`)
 
 // Settled tells that everything is as it should be: three votes, somebody
 // active, both groups at home and in sync.
@@ -141,6 +144,10 @@ func (s Status) String() string {
 	}
 	return fmt.Sprintf("%d votes, active %q, %s", s.Healthy, s.Active, strings.Join(groups, "; "))
 }
+
+// Patience is how long a fault lasts at the least, for everything to come that
+// it may bring: longer than any takeover of the planner's (daemon/pair).
+const Patience = 10 * time.Second
 
 // Intervals of looking again.
 const (
@@ -165,6 +172,12 @@ func (s *Site) WaitSettled(ctx context.Context) (Status, error) {
 // WaitActive waits until that module is active.
 func (s *Site) WaitActive(ctx context.Context, b *qemu.Bay) error {
 	_, err := s.waitStatus(ctx, b.Name()+" active", func(st Status) bool { return st.active() == b.Identity.Serial })
+	return err
+}
+
+// WaitVotes waits until so many votes answer.
+func (s *Site) WaitVotes(ctx context.Context, n int) error {
+	_, err := s.waitStatus(ctx, fmt.Sprint(n, " votes"), func(st Status) bool { return st.Healthy == n })
 	return err
 }
 
@@ -238,6 +251,15 @@ func (s *Site) Return(ctx context.Context, bays ...*qemu.Bay) (Status, error) {
 		}
 	}
 	return s.WaitSettled(ctx)
+}
+
+// Home as the target of MoveGroup is where the group belongs.
+const Home = "home"
+
+// MoveGroup moves a storage group to a module, by its serial number, or Home,
+// as a planned step.
+func (s *Site) MoveGroup(ctx context.Context, group, to string) error {
+	return s.REST.Do(ctx, "POST", "/rest/baystream/storage/groups/"+group+"/owner", map[string]string{"to": to}, nil)
 }
 
 // SwitchOver hands management over to a module, as a planned step.

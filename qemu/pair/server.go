@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ const deployTime = time.Minute
 type Server struct {
 	*qemu.Bay
 	Profile string // name of its server profile and of its volume
+	Group   string // storage group of the volume: "1", "2", or "" as long as nothing says
 	mark    int64  // on the console; Report looks at what was said since
 }
 
@@ -56,6 +58,28 @@ func (s *Site) Serve(ctx context.Context, n int) error {
 			return err
 		}
 		s.options.Tell(v.Name() + " writes")
+	}
+	return s.findGroups(ctx)
+}
+
+// findGroups looks at which group's address each volume is served.
+func (s *Site) findGroups(ctx context.Context) error {
+	var page struct {
+		Members []struct {
+			Name   string `json:"name"`
+			Portal string `json:"oeVolumeIp"`
+		} `json:"members"`
+	}
+	if err := s.REST.Get(ctx, "/rest/os-volumes", &page); err != nil {
+		return err
+	}
+	portals := s.State().Pair.Portals
+	for _, m := range page.Members {
+		for _, v := range s.Servers {
+			if i := slices.Index(portals, m.Portal); v.Profile == m.Name && i >= 0 {
+				v.Group = fmt.Sprint(i + 1)
+			}
+		}
 	}
 	return nil
 }
