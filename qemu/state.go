@@ -119,6 +119,9 @@ func (f *Frame) State() State {
 	r := f.rig
 	s := State{PID: os.Getpid(), Access: r.frames[0].Access(), Manager: r.frames[0].ManagerAccess(), ControlSocket: f.ControlSocket()}
 	s.Pair = r.pairState()
+	if s.Pair != nil && s.Pair.Formed {
+		s.RESTURL = s.Pair.Service // whoever is active
+	}
 	for _, g := range r.frames {
 		s.Frames = append(s.Frames, FrameState{g.Number, g.Serial, g.Access(), g.ManagerAccess()})
 		for _, b := range g.Bays {
