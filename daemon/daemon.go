@@ -39,6 +39,7 @@ import (
 	"baystream/daemon/member"
 	"baystream/daemon/pki"
 	"baystream/daemon/plan"
+	"baystream/daemon/replica"
 	"baystream/daemon/rest"
 	"baystream/daemon/storage"
 	"baystream/daemon/task"
@@ -121,6 +122,11 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 	if d.witness() {
 		return d.runWitness(ctx, g)
 	}
+	store, err := artifact.OpenStore(filepath.Join(cfg.State, "artifacts"), localReserve)
+	if err != nil {
+		return err
+	}
+	d.mem.Handle("GET "+replica.Path, replica.Source(store))
 	authority, err := d.startState(ctx)
 	if err != nil {
 		return d.trouble(ctx, "domain state", err)
@@ -130,10 +136,6 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 	engine := task.New(d.state.Tasks, d.log.With("part", "tasks"))
 	d.hw.register(engine)
 	d.role = newStorageRole(d)
-	store, err := artifact.OpenStore(filepath.Join(cfg.State, "artifacts"), localReserve)
-	if err != nil {
-		return err
-	}
 	deployer, err := deploy.New(deploy.Config{
 		State: d.state, Storage: d.role, Plans: d.role, Tasks: engine, Logs: filepath.Join(cfg.State, "log", "volumes"),
 		Netmask: d.netmask, Log: d.log.With("part", "deploy"),
@@ -163,6 +165,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 	}
 	g.Go(behindREST(d.hw.run))
 	g.Go(behindREST(d.hw.inPlace(d.storage)))
+	g.Go(behindREST(func(ctx context.Context) error { return d.replicate(ctx, store) }))
 	g.Go(behindREST(func(ctx context.Context) error {
 		ready()
 		return d.beat(ctx)
