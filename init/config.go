@@ -20,8 +20,10 @@ type Config struct {
 	Hostname string `json:"hostname,omitempty"`
 	// BuildTime is when the image was built, in RFC 3339; "" takes the time of
 	// the configuration file.
-	BuildTime string    `json:"build_time,omitempty"`
-	Services  []Service `json:"services"`
+	BuildTime string `json:"build_time,omitempty"`
+	// WatchdogSec is how long the machine's watchdog waits for food; 0 means 60 s.
+	WatchdogSec float64   `json:"watchdog_sec,omitempty"`
+	Services    []Service `json:"services"`
 
 	built time.Time
 }

@@ -31,6 +31,7 @@ type Reply struct {
 	Watchdog  *WatchdogStatus `json:"watchdog,omitempty"` // nil: the machine has none
 	Crashes   int             `json:"crashes,omitempty"`  // of the kernel in a row, before this start
 	LastCrash string          `json:"last_crash,omitempty"`
+	Reaped    int             `json:"reaped,omitempty"`        // orphans
 	Keeps     bool            `json:"keeps_crashes,omitempty"` // the next crash will leave its text
 
 	// For log.
@@ -119,6 +120,10 @@ func (c *control) answer(ctx context.Context, line string) Reply {
 	switch cmd {
 	case "status":
 		services, err := c.sup.services(ctx)
+		reaped := 0
+		if err == nil {
+			err = c.sup.call(ctx, func() { reaped = c.sup.orphans })
+		}
 		if err != nil {
 			return Reply{Error: err.Error()}
 		}
@@ -126,7 +131,7 @@ func (c *control) answer(ctx context.Context, line string) Reply {
 			OK: true, UptimeSec: c.uptime().Seconds(),
 			BootSec: c.times.steps.Seconds(), KernelSec: c.times.kernel.Seconds(),
 			Steps: c.boot.list(), Services: c.withLines(services), Watchdog: c.dog.status(),
-			Crashes: c.crash.row, LastCrash: c.crash.what, Keeps: c.crash.kept,
+			Crashes: c.crash.row, LastCrash: c.crash.what, Reaped: reaped, Keeps: c.crash.kept,
 		}
 	case "start":
 		if err := c.sup.begin(ctx, arg); err != nil {

@@ -124,8 +124,6 @@ func (g *patrol) starve() { g.hungry.Store(true) }
 
 // keepWatch looks after the machine and feeds its watchdog, until ctx ends.
 func (p *initProcess) keepWatch(ctx context.Context) {
-	t := time.NewTicker(watchdogEvery)
-	defer t.Stop()
 	for {
 		if p.patrol.hungry.Load() {
 			return
@@ -138,7 +136,7 @@ func (p *initProcess) keepWatch(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-t.C:
+		case <-time.After(p.dog.pace()):
 		}
 	}
 }
@@ -157,7 +155,7 @@ func (p *initProcess) vitals(ctx context.Context) vitals {
 		v.booting = max(time.Since(g.began), 1)
 		return v
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*watchdogEvery)
+	ctx, cancel := context.WithTimeout(ctx, 2*p.dog.pace())
 	defer cancel()
 	v.answers = sup.call(ctx, func() {
 		for _, u := range sup.units {
@@ -201,7 +199,8 @@ func (p *initProcess) startWatchdog(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return p.dog.begin(ctx, watchdogDrivers("/", index.byAlias), p.modules.load)
+	timeout := seconds(p.config.WatchdogSec, watchdogTimeout)
+	return p.dog.begin(ctx, watchdogDrivers("/", index.byAlias, timeout), timeout, p.modules.load)
 }
 
 // showGivenUp puts on the console what a service said last before it was given

@@ -160,6 +160,9 @@ func (p *initProcess) run() error {
 	defer cancel()
 	began, times := time.Now(), bootTimes{kernel: uptime()}
 	sigchld, signals := catchSignals()
+	if err := setUnheard(sigIgnore); err != nil {
+		p.log.Warn("signals", "err", err)
+	}
 	go p.guard(func() { p.handleSignals(signals) })
 
 	go p.guard(func() { p.keepWatch(ctx) })
@@ -212,8 +215,8 @@ func (p *initProcess) bootSteps() []step {
 		{name: "console", do: simple(takeConsole), optional: true},
 		{name: "log", do: simple(p.attachLog), optional: true},
 		{name: "programs", do: ifThere(programsImage, p.mountPrograms), remedy: "build the image again"},
-		{name: "watchdog", do: p.startWatchdog, optional: true, beside: true, limit: 2 * time.Minute},
 		{name: "configuration", do: simple(p.readConfig), remedy: "build the image again with a correct " + configPath},
+		{name: "watchdog", do: p.startWatchdog, optional: true, beside: true, limit: 2 * time.Minute},
 		{name: "limits", do: simple(setLimits), optional: true},
 		{name: "ctrl-alt-del", do: simple(ctrlAltDel), optional: true},
 		{

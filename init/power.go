@@ -2,13 +2,16 @@ package main
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,9 +37,33 @@ func meaning(s os.Signal) how {
 	return ""
 }
 
+// unheard are signals that Go's runtime leaves to libc. The kernel spares its
+// first process their default, death, only while the main thread does not block
+// them: else another thread is found to die of it (complete_signal in
+// kernel/signal.c), and Go blocks all signals around each fork. So they are
+// ignored; the stub undoes that for services.
+var unheard = []syscall.Signal{32, 33, 34}
+
+const (
+	sigDefault = 0 // SIG_DFL
+	sigIgnore  = 1 // SIG_IGN
+)
+
+// setUnheard sets what happens at these signals.
+func setUnheard(handler uintptr) error {
+	var errs []error
+	for _, s := range unheard {
+		action := struct{ handler, flags, restorer, mask uintptr }{handler: handler}
+		if _, _, e := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, uintptr(s), uintptr(unsafe.Pointer(&action)), 0, unsafe.Sizeof(action.mask), 0, 0); e != 0 {
+			errs = append(errs, fmt.Errorf("signal %d: %w", s, e))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // catchSignals takes every signal that could end this process, and returns the
-// channels of those that mean something. None is set to be ignored: services
-// would inherit that.
+// channels of those that mean something. But for those above none is set to be
+// ignored: services would inherit that.
 func catchSignals() (sigchld, others <-chan os.Signal) {
 	chld := make(chan os.Signal, 1)
 	signal.Notify(chld, syscall.SIGCHLD)
@@ -45,8 +72,10 @@ func catchSignals() (sigchld, others <-chan os.Signal) {
 	for s := syscall.Signal(1); s <= 64; s++ {
 		switch s {
 		case syscall.SIGCHLD, syscall.SIGKILL, syscall.SIGSTOP,
-			syscall.SIGURG, // Go's scheduler uses it
-			syscall.Signal(32), syscall.Signal(33), syscall.Signal(34):
+			syscall.SIGURG: // Go's scheduler uses it
+			continue
+		}
+		if slices.Contains(unheard, s) {
 			continue
 		}
 		all = append(all, s)

@@ -64,6 +64,7 @@ func stub(args []string) error {
 	}
 	// PID 1 exempts itself from the OOM killer; services are not exempt.
 	os.WriteFile("/proc/self/oom_score_adj", []byte("0"), 0)
+	_ = setUnheard(sigDefault) // PID 1 ignores them
 	if err := syscall.Exec(args[1], args[1:], env); err != nil {
 		return fmt.Errorf("execute %s: %w", args[1], err)
 	}

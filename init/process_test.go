@@ -92,6 +92,8 @@ func program(kind string) int {
 		return 4
 	case "server": // keeps its socket with PID 1
 		return serveKept(os.Getenv("AT"))
+	case "bystander", "crasher", "bomb", "hog", "glutton":
+		return torturer(kind)
 	case "orphan": // ends when it has been adopted, or killed
 		if os.Getenv("STAY") != "" {
 			forever()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"syscall"
 	"time"
@@ -38,6 +39,8 @@ type Service struct {
 	// runs also when the others are held back because the kernel crashed again
 	// and again.
 	Maintenance bool `json:"maintenance,omitempty"`
+	// Tries is after how many failures in a row it is given up; 0 means 10.
+	Tries int `json:"tries,omitempty"`
 	// Remedy is what an operator can do when the service has been given up.
 	Remedy string `json:"remedy,omitempty"`
 }
@@ -305,7 +308,7 @@ func (m *machine) ended(now time.Time, how string) []action {
 	}
 	d := m.policy.delay(m.failures)
 	m.failures++
-	if m.policy.tries > 0 && m.failures >= m.policy.tries {
+	if tries := cmp.Or(m.spec.Tries, m.policy.tries); tries > 0 && m.failures >= tries {
 		why := fmt.Sprintf("ended %d times in a row, the last time with: %s", m.failures, how)
 		return append(acts, m.giveUp(now.Add(m.policy.retry), why)...)
 	}

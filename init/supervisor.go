@@ -193,7 +193,10 @@ func (s *supervisor) ending(u *unit, c child) string {
 	text := describeExit(c.status)
 	if use := s.host.usage(u.spec); use.OOMKills > u.oomKills {
 		u.oomKills = use.OOMKills
-		text += fmt.Sprintf(": out of memory, of which it may have %d MiB", use.MemoryMax>>20)
+		text += ": out of memory"
+		if use.MemoryMax > 0 {
+			text += fmt.Sprintf(", of which it may have %d MiB", use.MemoryMax>>20)
+		}
 	}
 	return text
 }

@@ -22,8 +22,7 @@ import (
 // kernel does. Drivers that come up later replace the kernel's timer.
 
 const (
-	watchdogTimeout = 60 * time.Second
-	watchdogEvery   = 10 * time.Second
+	watchdogTimeout = time.Minute
 	controllerWait  = 5 * time.Second // for the device of a controller that has just been found
 )
 
@@ -38,16 +37,16 @@ type watchdogDriver struct {
 }
 
 // watchdogDrivers lists what the machine below root may have, the best first.
-// The controller's warns ten seconds before by an NMI, at which the driver makes
+// The controller's warns by an NMI before it bites, at which the driver makes
 // the kernel panic: so a kernel that hangs leaves its text. The kernel's own
 // does the same when it runs out.
-func watchdogDrivers(root string, byAlias func(modalias string) []string) []watchdogDriver {
+func watchdogDrivers(root string, byAlias func(modalias string) []string, timeout time.Duration) []watchdogDriver {
 	var out []watchdogDriver
 	for _, pattern := range []string{"sys/bus/platform/devices/dmi-ipmi-si*", "sys/bus/acpi/devices/IPI0001*"} {
 		if found, _ := filepath.Glob(filepath.Join(root, pattern)); len(found) > 0 {
 			out = append(out, watchdogDriver{[]string{
 				"ipmi_si",
-				fmt.Sprintf("ipmi_watchdog action=reset timeout=%d pretimeout=10 preaction=pre_nmi preop=preop_panic", watchdogTimeout/time.Second),
+				fmt.Sprintf("ipmi_watchdog action=reset timeout=%d pretimeout=%d preaction=pre_nmi preop=preop_panic", timeout/time.Second, timeout/6/time.Second),
 			}, controllerWait})
 			break
 		}
@@ -58,7 +57,7 @@ func watchdogDrivers(root string, byAlias func(modalias string) []string) []watc
 			break
 		}
 	}
-	return append(out, watchdogDriver{[]string{fmt.Sprintf("softdog soft_panic=1 soft_margin=%d", watchdogTimeout/time.Second)}, 0})
+	return append(out, watchdogDriver{[]string{fmt.Sprintf("softdog soft_panic=1 soft_margin=%d", timeout/time.Second)}, 0})
 }
 
 // watchdog is the one that is fed. The zero value is none.
@@ -83,12 +82,12 @@ type WatchdogStatus struct {
 }
 
 // begin loads drivers until one has a watchdog, and starts that.
-func (w *watchdog) begin(ctx context.Context, drivers []watchdogDriver, load func(...string) error) error {
+func (w *watchdog) begin(ctx context.Context, drivers []watchdogDriver, timeout time.Duration, load func(...string) error) error {
 	var errs []error
 	for _, d := range drivers {
 		err := load(d.modules...)
 		if err == nil {
-			err = w.open(ctx, "/dev/watchdog", d.wait)
+			err = w.open(ctx, "/dev/watchdog", timeout, d.wait)
 		}
 		if err == nil {
 			return nil
@@ -100,7 +99,7 @@ func (w *watchdog) begin(ctx context.Context, drivers []watchdogDriver, load fun
 
 // open starts the watchdog at device, which may take its time to appear, and
 // puts it in the place of the present one.
-func (w *watchdog) open(ctx context.Context, device string, wait time.Duration) error {
+func (w *watchdog) open(ctx context.Context, device string, want, wait time.Duration) error {
 	f, err := os.OpenFile(device, os.O_WRONLY, 0)
 	for end := time.Now().Add(wait); err != nil && time.Now().Before(end) && ctx.Err() == nil; {
 		time.Sleep(50 * time.Millisecond)
@@ -111,10 +110,10 @@ func (w *watchdog) open(ctx context.Context, device string, wait time.Duration) 
 	}
 	fd := int(f.Fd())
 	// Some drivers have a fixed time: then that is it.
-	_ = unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(watchdogTimeout/time.Second))
+	_ = unix.IoctlSetPointerInt(fd, unix.WDIOC_SETTIMEOUT, int(want/time.Second))
 	timeout, err := unix.IoctlGetInt(fd, unix.WDIOC_GETTIMEOUT)
 	if err != nil {
-		timeout = int(watchdogTimeout / time.Second)
+		timeout = int(want / time.Second)
 	}
 	identity := device
 	if info, err := unix.IoctlGetWatchdogInfo(fd); err == nil {
@@ -131,10 +130,22 @@ func (w *watchdog) open(ctx context.Context, device string, wait time.Duration) 
 	return nil
 }
 
+// pace is how often it is to be fed: as the supervisor may be busy, six times in
+// its time.
+func (w *watchdog) pace() time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.file == nil {
+		return time.Second // it may come any moment
+	}
+	return max(time.Duration(w.timeout)*time.Second/6, 100*time.Millisecond)
+}
+
 // improve changes from the kernel's own timer to a chip whose driver has come
 // up meanwhile, below root.
 func (w *watchdog) improve(ctx context.Context, root string) error {
-	if st := w.status(); st == nil || st.Identity != softwareWatchdog {
+	st := w.status()
+	if st == nil || st.Identity != softwareWatchdog {
 		return nil
 	}
 	found, _ := filepath.Glob(filepath.Join(root, "sys/class/watchdog/watchdog*"))
@@ -143,7 +154,7 @@ func (w *watchdog) improve(ctx context.Context, root string) error {
 		if id := strings.TrimSpace(string(b)); err != nil || id == "" || id == softwareWatchdog {
 			continue
 		}
-		return w.open(ctx, filepath.Join("/dev", filepath.Base(dir)), 0)
+		return w.open(ctx, filepath.Join("/dev", filepath.Base(dir)), time.Duration(st.TimeoutSec)*time.Second, 0)
 	}
 	return nil
 }

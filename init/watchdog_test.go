@@ -39,7 +39,7 @@ func TestWatchdogDriversBestFirst(t *testing.T) {
 			}
 		}
 		var got []string
-		for _, d := range watchdogDrivers(root, byAlias) {
+		for _, d := range watchdogDrivers(root, byAlias, watchdogTimeout) {
 			name, _ := splitModule(d.modules[0])
 			got = append(got, name)
 		}

@@ -57,6 +57,14 @@ type Config struct {
 	Timeout time.Duration // default 9 minutes, less when the test's deadline is nearer
 	Extra   []string      // further arguments of QEMU's, such as devices
 
+	// Init is a package whose program is the first process, in the place of
+	// vmtest's own. It finds Files (its settings) and /vmtest, a service that
+	// runs the tests and then asks it, by SIGUSR2, to power off.
+	Init    string
+	Files   []image.File
+	Cmdline string // more for the kernel
+	Resets  bool   // a reset starts the VM again, with its memory, instead of ending it
+
 	// Virtual runs one CPU on virtual time (QEMU's icount), so that times
 	// measured in the guest repeat.
 	Virtual bool
@@ -133,7 +141,16 @@ func build(ctx context.Context, dir string, cfg Config) (kernel, initrd string, 
 	if err != nil {
 		return "", "", err
 	}
-	for at, from := range map[string]string{"init": guest, "test": test} {
+	programs := map[string]string{"init": guest, "test": test}
+	if cfg.Init != "" {
+		first := filepath.Join(dir, "init")
+		if err := goTool(ctx, root, "build", "-trimpath", "-ldflags", "-s -w", "-o", first, cfg.Init); err != nil {
+			return "", "", err
+		}
+		programs["init"], programs["vmtest"] = first, guest
+	}
+	files = append(files, cfg.Files...)
+	for at, from := range programs {
 		b, err := os.ReadFile(from)
 		if err != nil {
 			return "", "", err
@@ -257,8 +274,11 @@ func arguments(dir, kernel, initrd string, cfg Config) ([]string, error) {
 		mem = 512
 	}
 	args := []string{"-nodefaults", "-no-user-config", "-machine", "q35,graphics=off", "-cpu", "max", "-smp", "1",
-		"-m", strconv.Itoa(mem), "-display", "none", "-monitor", "none", "-serial", "stdio", "-no-reboot",
+		"-m", strconv.Itoa(mem), "-display", "none", "-monitor", "none", "-serial", "stdio",
 		"-kernel", kernel, "-initrd", initrd}
+	if !cfg.Resets {
+		args = append(args, "-no-reboot")
+	}
 	cmdline := "console=ttyS0 quiet loglevel=4 panic=-1 mitigations=off nokaslr"
 	if cfg.Virtual {
 		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=2,sleep=off")
@@ -266,7 +286,7 @@ func arguments(dir, kernel, initrd string, cfg Config) ([]string, error) {
 		args = append(args, "-accel", "tcg,tb-size=256")
 		cmdline += " no_timer_check tsc=reliable"
 	}
-	args = append(args, "-append", cmdline)
+	args = append(args, "-append", strings.TrimSpace(cmdline+" "+cfg.Cmdline))
 	for i, mib := range cfg.Disks {
 		file := path.Join(dir, "disk"+strconv.Itoa(i))
 		if err := os.WriteFile(file, nil, 0o600); err != nil {

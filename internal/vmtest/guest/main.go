@@ -1,6 +1,9 @@
 // Command guest is the first process of a test VM: it mounts what tests need,
 // loads modules, runs one test binary and powers the VM off.
 //
+// As a service of another first process it does no more than run the tests and
+// ask for the power to be switched off.
+//
 // Its orders are in /vmtest.json (vmtest.Orders). The last line it prints is
 // "vmtest: exit status N", where N is the binary's status, or 125 when it could
 // not be run.
@@ -23,6 +26,15 @@ import (
 )
 
 func main() {
+	if os.Getpid() != 1 {
+		status, err := runTests()
+		if err != nil {
+			fmt.Println("vmtest:", err)
+		}
+		fmt.Printf("vmtest: exit status %d\n", status)
+		_ = unix.Kill(1, unix.SIGUSR2)
+		select {}
+	}
 	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP)
 	status, err := run()
 	if err != nil {
@@ -43,13 +55,9 @@ func run() (int, error) {
 			return 125, err
 		}
 	}
-	b, err := os.ReadFile("/vmtest.json")
+	o, err := readOrders()
 	if err != nil {
 		return 125, err
-	}
-	var o orders.Orders
-	if err := json.Unmarshal(b, &o); err != nil {
-		return 125, fmt.Errorf("/vmtest.json: %w", err)
 	}
 	for _, m := range o.Modules {
 		name, params, _ := strings.Cut(m, " ")
@@ -60,6 +68,25 @@ func run() (int, error) {
 	_ = mount("configfs", "/sys/kernel/config") // only with the module
 	if lo, err := netlink.LinkByName("lo"); err == nil {
 		_ = netlink.LinkSetUp(lo)
+	}
+	return runTests()
+}
+
+func readOrders() (o orders.Orders, err error) {
+	b, err := os.ReadFile("/vmtest.json")
+	if err != nil {
+		return o, err
+	}
+	if err := json.Unmarshal(b, &o); err != nil {
+		return o, fmt.Errorf("/vmtest.json: %w", err)
+	}
+	return o, nil
+}
+
+func runTests() (int, error) {
+	o, err := readOrders()
+	if err != nil {
+		return 125, err
 	}
 	cmd := exec.Command("/test", o.Args...)
 	cmd.Env = append([]string{"PATH=/sbin:/usr/sbin:/bin:/usr/bin", "HOME=/", "BAYSTREAM_IN_VM=1"}, o.Env...)
