@@ -25,6 +25,8 @@ type facts struct {
 	Health   domain.Health
 	Services []initService
 	Steps    []initStep // that failed
+	Watchdog *initWatchdog
+	Crash    string // of the kernel, before this start
 	Uptime   time.Duration
 	Links    []domain.NetLink
 	Disks    []hw.Disk
@@ -38,7 +40,10 @@ func (c *console) gather(ctx context.Context) facts {
 	defer cancel()
 	f := facts{Now: c.now(), User: c.user, Bay: c.hardware.Bay, Kernel: c.hardware.Kernel, Disks: c.hardware.Disks}
 	if r, err := askInit(c.paths.control, "status"); err == nil {
-		f.Services, f.Uptime = r.Services, time.Duration(r.Uptime*float64(time.Second))
+		f.Services, f.Uptime, f.Watchdog = r.Services, time.Duration(r.Uptime*float64(time.Second)), r.Watchdog
+		if r.Crashes > 0 {
+			f.Crash = fmt.Sprintf("the kernel crashed before this start (%d in a row): %s; logs and the support dump have its text", r.Crashes, r.Crash)
+		}
 		for _, s := range r.Steps {
 			if s.Error != "" {
 				f.Steps = append(f.Steps, s)
@@ -126,11 +131,26 @@ func render(f facts, width, height int) []string {
 	}
 	for _, s := range f.Services {
 		if s.State != "running" {
-			add("service   %-12s %s, %d restarts  %s", s.Name, s.State, s.Restarts, s.Error)
+			add("service   %-12s %s, %d restarts  %s", s.Name, s.State, s.Restarts, or(s.Reason, s.Error))
+			for _, l := range s.Lines {
+				add("          | %s", l)
+			}
+			if s.Remedy != "" {
+				add("%9s what to do: %s", "", s.Remedy)
+			}
 		}
 	}
 	for _, s := range f.Steps {
 		add("boot step %-12s failed: %s", s.Name, s.Error)
+		if s.Remedy != "" {
+			add("%9s what to do: %s", "", s.Remedy)
+		}
+	}
+	if f.Crash != "" {
+		add("CRASH     %s", f.Crash)
+	}
+	if f.Watchdog != nil {
+		add("watchdog  %s", f.Watchdog)
 	}
 	var well []string // in a line: the log is worth more room
 	for _, p := range f.Health.Parts {

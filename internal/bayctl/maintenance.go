@@ -21,7 +21,7 @@ func (c *console) maintenance() error {
 		do   func() error
 	}{
 		{"network: links, addresses, settings", c.showNetwork},
-		{"services: how they are, restart the daemon", c.services},
+		{"services: how they are, start again what was given up, restart the daemon", c.services},
 		{"support dump over this line", c.sendDump},
 		{"restart the module", func() error { return c.power("reboot") }},
 		{"switch the module off", func() error { return c.power("poweroff") }},
@@ -73,8 +73,22 @@ func (c *console) services() error {
 	if err != nil {
 		return err
 	}
+	givenUp := false
 	for _, s := range r.Services {
-		fmt.Fprintf(c.tty, "%-14s %-9s pid %-6d %d restarts  %s\n", s.Name, s.State, s.PID, s.Restarts, s.Error)
+		fmt.Fprintf(c.tty, "%-14s %-11s pid %-6d %d restarts; %s  %s\n", s.Name, s.State, s.PID, s.Restarts, s.Usage, s.Error)
+		if s.State != initMaintenance {
+			continue
+		}
+		givenUp = true
+		fmt.Fprintf(c.tty, "    %s\n", s.Reason)
+		for _, l := range s.Lines {
+			fmt.Fprintf(c.tty, "    | %s\n", l)
+		}
+		fmt.Fprintf(c.tty, "    what to do: %s\n", s.Remedy)
+	}
+	fmt.Fprintf(c.tty, "watchdog: %s\n", r.Watchdog)
+	if givenUp {
+		return c.startAgain()
 	}
 	answer, err := c.ask("restart the daemon? Servers keep running. [y/N]: ")
 	if err != nil || !strings.EqualFold(answer, "y") {
@@ -85,6 +99,20 @@ func (c *console) services() error {
 		return err
 	}
 	fmt.Fprintln(c.tty, "It restarts.")
+	return nil
+}
+
+// startAgain starts what is in maintenance.
+func (c *console) startAgain() error {
+	answer, err := c.ask("start again what is in maintenance? [y/N]: ")
+	if err != nil || !strings.EqualFold(answer, "y") {
+		return err
+	}
+	fmt.Fprintf(c.audit, "audit: console: services started again by %s\n", c.user)
+	if _, err := askInit(c.paths.control, "start"); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.tty, "They start.")
 	return nil
 }
 

@@ -166,6 +166,10 @@ func sources(root, state string) []Document {
 	for _, name := range []string{"ring.1", "ring"} {
 		docs = append(docs, file("log/"+name, at("run/log", name)))
 	}
+	crashes, _ := filepath.Glob(at("run/log/crash/*")) // the pattern is good
+	for _, f := range crashes {
+		docs = append(docs, file("log/crash/"+filepath.Base(f), f))
+	}
 	for _, f := range procFiles {
 		docs = append(docs, file("proc/"+f, at("proc", f)))
 	}
