@@ -21,8 +21,11 @@ func (r report) identity() domain.Identity {
 
 // Health implements rest.Appliance.
 func (r report) Health(context.Context) domain.Health {
-	parts, status := r.d.board.all()
-	return domain.Health{Status: status, Appliance: r.identity(), Started: domain.Stamp(r.d.started), Parts: parts}
+	parts, _ := r.d.board.all()
+	if r.d.onModule() {
+		parts = append(parts, initHealth()...)
+	}
+	return domain.Health{Status: worst(parts), Appliance: r.identity(), Started: domain.Stamp(r.d.started), Parts: parts}
 }
 
 // Inventory implements rest.Appliance.
