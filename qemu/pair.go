@@ -97,8 +97,7 @@ func (f *Frame) FormDomain(ctx context.Context, name string, progress func(strin
 			return fmt.Errorf("form domain: claim %s: %w", b.Name(), err)
 		}
 		progress(b.Name() + " claimed as " + b.Role())
-	}
-	for _, b := range f.Modules()[1:] {
+		// One after the other: each that joins changes the votes.
 		if err := rest.WaitMember(ctx, b.Identity.Serial); err != nil {
 			return fmt.Errorf("form domain: %w", err)
 		}
