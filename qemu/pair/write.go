@@ -2,28 +2,27 @@ package pair
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
-
-	"baystream/qemu"
 )
 
-// How long one attempt to write may take, and the pause after one that failed:
-// short against what is measured.
+// Attempts to write begin so often and last so long: one that began before a
+// takeover waits for a machine that is dead, so others must not wait for it.
 const (
-	attempt = 500 * time.Millisecond
-	pause   = 20 * time.Millisecond
+	attemptEach = 100 * time.Millisecond
+	attemptTime = 2 * time.Second
 )
 
 // Write creates a resource of that name at the service address, a plan script,
 // and deletes it again.
 func (s *Site) Write(ctx context.Context, name string) error {
 	uri, err := s.create(ctx, name)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.REST.Do(ctx, "DELETE", uri, nil, nil)
 	}
-	return s.REST.Do(ctx, "DELETE", uri, nil, nil)
+	return err
 }
 
 func (s *Site) create(ctx context.Context, name string) (uri string, err error) {
@@ -35,30 +34,51 @@ func (s *Site) create(ctx context.Context, name string) (uri string, err error) 
 }
 
 // FirstWrite tries to write at the service address until it is accepted, and
-// returns how long after began that was. What it wrote is deleted again.
+// returns how long after began that was. What was written is deleted again.
+// Names of what is written begin with name.
 func (s *Site) FirstWrite(ctx context.Context, name string, began time.Time) (time.Duration, error) {
-	for {
-		one, cancel := context.WithTimeout(ctx, qemu.Deadline(attempt))
-		uri, err := s.create(one, name)
-		cancel()
-		var refused *qemu.RESTError
-		if errors.As(err, &refused) && refused.Code == "DUPLICATE_NAME" || errors.As(err, &refused) && refused.Status == 409 {
-			// An attempt whose answer was lost was the first.
-			return time.Since(began), s.forget(ctx, name)
+	type result struct {
+		at  time.Duration
+		err error
+	}
+	results := make(chan result)
+	trying, stop := context.WithCancel(ctx)
+	var attempts sync.WaitGroup
+	end := sync.OnceFunc(func() {
+		stop()
+		go func() { attempts.Wait(); close(results) }()
+		for range results { // attempts that came too late
 		}
-		if err == nil {
-			took := time.Since(began)
-			return took, s.REST.Do(ctx, "DELETE", uri, nil, nil)
-		}
-		select {
-		case <-ctx.Done():
-			return 0, fmt.Errorf("no write was accepted: %w; the last attempt: %w", ctx.Err(), err)
-		case <-time.After(pause):
+	})
+	defer end()
+	next := time.NewTicker(attemptEach)
+	defer next.Stop()
+	var last error
+	for n := 0; ; n++ {
+		attempts.Go(func() {
+			one, cancel := context.WithTimeout(trying, attemptTime)
+			defer cancel()
+			_, err := s.create(one, fmt.Sprintf("%s %d", name, n))
+			results <- result{time.Since(began), err}
+		})
+		for waiting := true; waiting; {
+			select {
+			case <-ctx.Done():
+				return 0, fmt.Errorf("no write was accepted: %w; the last attempt: %w", ctx.Err(), last)
+			case r := <-results:
+				if r.err == nil {
+					end()
+					return r.at, s.forget(ctx, name)
+				}
+				last = r.err
+			case <-next.C:
+				waiting = false
+			}
 		}
 	}
 }
 
-// forget deletes the plan script of that name.
+// forget deletes the plan scripts whose names begin so.
 func (s *Site) forget(ctx context.Context, name string) error {
 	var page struct {
 		Members []struct{ Name, URI string }
@@ -67,8 +87,10 @@ func (s *Site) forget(ctx context.Context, name string) error {
 		return err
 	}
 	for _, m := range page.Members {
-		if m.Name == name {
-			return s.REST.Do(ctx, "DELETE", m.URI, nil, nil)
+		if strings.HasPrefix(m.Name, name) {
+			if err := s.REST.Do(ctx, "DELETE", m.URI, nil, nil); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
