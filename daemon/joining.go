@@ -183,6 +183,7 @@ func (m *membership) startMember(ctx context.Context) error {
 	if m.boot.Self.Address, err = m.ownAddress(ctx); err != nil {
 		return err
 	}
+	m.boot.Recover = m.recovering()
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	n, err := m.boot.Member(wait, func(n *cluster.Node) error { return m.serveMembers(ctx, n) })
@@ -190,6 +191,9 @@ func (m *membership) startMember(ctx context.Context) error {
 		return err
 	}
 	m.d.node = n
+	if err == nil && m.boot.Recover {
+		err = m.recovered()
+	}
 	if err == nil || ctx.Err() != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ func run(ctx context.Context, args []string) error {
 	state := flags.String("state", "/var/lib/baystream", "directory of everything that lasts")
 	listen := flags.String("listen", "", "address:port of REST (default: port 443 of the management address)")
 	reset := flags.Bool("factory-reset", false, "erase the data disk, at the next start if it is in use, and end")
+	goOn := flags.String("recover-domain", "", "let the domain of this name go on without its other modules, from the daemon's next start on, and end")
 	end := flags.Bool("shutdown", false, "take down what serves on in the kernel, because the machine ends, and end")
 	note := flags.String("note-maintenance", "", "write into the controller's event log that the module is in maintenance for `REASON` (asked, bay, crash-loop, disk), and end")
 	debug := flags.Bool("debug", false, "log details")
@@ -78,6 +79,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if *end {
 		return daemon.Shutdown(context.WithoutCancel(ctx), cfg) // nothing is gained by half of it
+	}
+	if *goOn != "" {
+		return daemon.RecoverDomain(cfg, *goOn)
 	}
 	if *reset {
 		return daemon.FactoryReset(ctx, cfg)

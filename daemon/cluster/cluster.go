@@ -53,9 +53,12 @@ type Config struct {
 	Name string       // name of the member, "appliance" if empty; never changes after the first start
 	Log  *slog.Logger // etcd's warnings and errors come here; required
 
-	URL  string // where the other members find this one, https://ADDRESS:PORT; empty while it is alone
-	TLS  Files  // shown to other members; zero: a member that stays alone
-	Join []Peer // of a member that joins: all members, this one included (Node.Add); ignored once it has state
+	URL string // where the other members find this one, https://ADDRESS:PORT; empty while it is alone
+	TLS Files  // shown to other members; zero: a member that stays alone
+	// Alone: the other members are lost for good, and this one goes on without
+	// them with what it holds. They must never come back with what they hold.
+	Alone bool
+	Join  []Peer // of a member that joins: all members, this one included (Node.Add); ignored once it has state
 }
 
 // Files are what a member needs to speak to others. The certificate and its
@@ -205,6 +208,7 @@ func memberConfig(cfg Config) (*embed.Config, error) {
 			ServerName: serverName, MinVersion: tls.VersionTLS13,
 		}
 	}
+	c.ForceNewCluster = cfg.Alone
 	c.MaxLearners = maxCopies
 	c.InitialClusterToken = "baystream"
 	c.TickMs, c.ElectionMs = tick, election

@@ -21,6 +21,8 @@ type Boot struct {
 	Self domain.Module
 	Key  *pki.Module
 	Log  *slog.Logger
+	// Recover: the other members are lost for good (cluster.Config.Alone).
+	Recover bool
 }
 
 // DomainID is the id of the domain that an authority founds: it is known before
@@ -55,7 +57,7 @@ func (b Boot) Member(ctx context.Context, serve func(*cluster.Node) error) (*clu
 		return nil, err
 	}
 	cfg := b.config()
-	cfg.URL, cfg.Join = "https://"+b.Self.Address, st.Peers
+	cfg.URL, cfg.Join, cfg.Alone = "https://"+b.Self.Address, st.Peers, b.Recover
 	n, err := cluster.Open(cfg)
 	var damaged *cluster.DamagedError
 	if errors.As(err, &damaged) {
@@ -82,6 +84,11 @@ func (b Boot) Member(ctx context.Context, serve func(*cluster.Node) error) (*clu
 	}
 	if err := n.WaitReady(ctx); err != nil {
 		return n, err
+	}
+	if b.Recover {
+		if err := NewRecords(n.Client()).LeaveBehind(ctx, b.Self.ID); err != nil {
+			return n, err
+		}
 	}
 	return n, n.Advertise(ctx, cfg.URL)
 }

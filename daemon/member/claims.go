@@ -69,6 +69,24 @@ func (r Records) Returned(ctx context.Context, id string, known, now map[string]
 	return true, err
 }
 
+// LeaveBehind shuts out all modules but the one with the id: the domain was
+// recovered without them, and what they hold of it is no longer its state.
+func (r Records) LeaveBehind(ctx context.Context, id string) error {
+	all, err := r.Modules.List(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for other, m := range all {
+		if other == id {
+			continue
+		}
+		m.State, m.Detail = domain.ModuleQuarantined, "the domain was recovered without it: reset it to its factory state, remove it, and claim it again"
+		errs = append(errs, r.Modules.Put(ctx, other, m))
+	}
+	return errors.Join(errs...)
+}
+
 // Claims takes modules into the domain. It runs on the active appliance.
 type Claims struct {
 	Records   Records

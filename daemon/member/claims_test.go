@@ -29,6 +29,7 @@ type machine struct {
 	claims  *Claims // of the founder
 	office  *Office
 	free    error // why it cannot be claimed
+	recover bool  // it goes on without the others
 	stop    func()
 	tickets <-chan Ticket
 }
@@ -114,7 +115,7 @@ func (m *machine) member() error {
 }
 
 func (m *machine) boot() Boot {
-	return Boot{Dir: m.state, Etcd: m.etcd, Self: m.self, Key: m.key, Log: m.log()}
+	return Boot{Dir: m.state, Etcd: m.etcd, Self: m.self, Key: m.key, Log: m.log(), Recover: m.recover}
 }
 
 func (m *machine) serve(ln net.Listener, authority *pki.Authority) {
@@ -366,6 +367,19 @@ func TestThreeModulesBecomeADomain(t *testing.T) {
 			m, _, gerr := rec.Modules.Get(t.Context(), "SB")
 			if err != nil || gerr != nil || got != c.want || m.Resync != c.want {
 				t.Errorf("back with epoch %d of 5: %v, recorded %v, %v; want %v", c.known, got, m.Resync, errors.Join(err, gerr), c.want)
+			}
+		}
+	})
+
+	t.Run("one goes on when the others are lost for good", func(t *testing.T) {
+		b.off()
+		w.off()
+		a.recover = true
+		a.restartFounder()
+		a.votes(1)
+		for _, id := range []string{"SB", "SW2"} {
+			if m, _, err := a.claims.Records.Modules.Get(t.Context(), id); err != nil || m.State != domain.ModuleQuarantined {
+				t.Errorf("module %s after the recovery: %+v, %v; want it shut out", id, m, err)
 			}
 		}
 	})

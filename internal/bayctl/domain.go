@@ -16,8 +16,37 @@ func (a *app) domainCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "domain", Short: "The domain that this appliance belongs to", Args: cobra.NoArgs}
 	cmd.AddCommand(
 		simple(a, "show", "Name and id of the domain", domainURI, showDomain),
-		a.domainCreateCmd())
+		a.domainCreateCmd(), a.switchoverCmd(), a.recoverCmd())
 	return cmd
+}
+
+// switchoverCmd hands management over on purpose.
+func (a *app) switchoverCmd() *cobra.Command {
+	cmd := a.activateCmd()
+	cmd.Use, cmd.Short = "switchover [ID]", "Hand management over to the other appliance, or to the one with the ID"
+	return cmd
+}
+
+// recoverCmd says how a domain goes on that has lost its majority: not over the
+// network, which the lost modules may be only cut off from.
+func (a *app) recoverCmd() *cobra.Command {
+	return &cobra.Command{Use: "recover", Short: "How a domain goes on whose majority is lost for good", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			v, err := fetchVotes(cmd.Context(), c)
+			if err == nil && v != nil && v.Healthy >= v.Needed {
+				return fmt.Errorf("domain: %d of %d votes answer and %d are needed: there is nothing to recover; replace a dead module with bayctl appliance claim ID --replaces DEAD", v.Healthy, v.Voters, v.Needed)
+			}
+			return a.print(map[string]string{"where": "serial console"}, func(w io.Writer) {
+				fmt.Fprint(w, "A domain without a majority takes no commands over the network. To go on with one appliance alone:\n"+
+					"  1. switch off all its other modules, and leave them off\n"+
+					"  2. at the serial console of the appliance that stays: maintenance, \"let the domain go on without its other modules\"\n"+
+					"  3. reset the others to their factory state, then bayctl appliance remove and claim each again\n")
+			})
+		}}
 }
 
 func showDomain(w io.Writer, d domain.Domain) {

@@ -27,6 +27,7 @@ func (c *console) maintenance() error {
 		{"switch the module off", func() error { return c.power("poweroff") }},
 		{"factory reset", c.factoryReset},
 		{"boot the other image (not available: there is none yet)", c.otherImage},
+		{"let the domain go on without its other modules", c.recoverDomain},
 	}
 	for {
 		fmt.Fprintln(c.tty, "\nMaintenance")
@@ -180,6 +181,34 @@ func (c *console) factoryReset() error {
 	fmt.Fprintln(c.tty, "The module restarts now and comes up as new.")
 	_, err = askInit(c.paths.control, "reboot")
 	return err
+}
+
+// recoverDomain is the guarded way out for an appliance whose domain has lost
+// its majority for good. It asks for the domain's name, not for a yes.
+func (c *console) recoverDomain() error {
+	fmt.Fprintln(c.tty, "For a domain whose other modules are lost for good. This appliance goes on with what it holds:")
+	fmt.Fprintln(c.tty, "  changes that only the others confirmed last are lost")
+	fmt.Fprintln(c.tty, "  a module that is not lost, but only cut off, goes on too: then servers' volumes are written on both sides,")
+	fmt.Fprintln(c.tty, "  and one side's writes are lost. Switch the other modules off first, all of them, and leave them off")
+	fmt.Fprintln(c.tty, "  they cannot come back as they are: each has to be reset to its factory state and claimed again")
+	name, err := c.ask("type the name of the domain to go on, Enter to go back: ")
+	if err != nil || name == "" {
+		return err
+	}
+	fmt.Fprintf(c.audit, "audit: console: recovery of domain %q by %s\n", name, c.user)
+	ctx, cancel := context.WithTimeout(c.tty.ctx, time.Minute)
+	defer cancel()
+	var said bytes.Buffer
+	ask := exec.CommandContext(ctx, "/bin/baystreamd", "-state", c.paths.state, "-recover-domain", name)
+	ask.Stdout, ask.Stderr = &said, &said
+	if err := ask.Run(); err != nil {
+		return fmt.Errorf("recover the domain: %w: %s", err, bytes.TrimSpace(said.Bytes()))
+	}
+	if _, err := askInit(c.paths.control, "restart "+daemonName); err != nil {
+		return err
+	}
+	fmt.Fprintln(c.tty, "The daemon restarts and goes on alone; see bayctl votes.")
+	return nil
 }
 
 func inUse(sessions []string) string {
