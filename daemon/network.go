@@ -36,6 +36,7 @@ type network struct {
 	once     sync.Once
 	watch    watchers
 	carriers carriers // of run only
+	said     string   // what could not be done, as it was logged last; of run only
 
 	mu        sync.Mutex
 	nics      []hw.NIC // of the module's slots; one that is pulled stays until another is there
@@ -271,9 +272,14 @@ func (n *network) sync(ctx context.Context) error {
 	}
 	n.guard(want)
 	err = errors.Join(err, n.filter())
+	text := ""
 	if err != nil {
+		text = err.Error()
+	}
+	if text != n.said && text != "" {
 		n.d.log.Warn("network", "err", err)
 	}
+	n.said = text
 	n.judge(ctx, err)
 	if up {
 		n.once.Do(func() { close(n.ready) })

@@ -110,8 +110,8 @@ func (v *VM) PlugNIC(ctx context.Context, n NIC) error {
 }
 
 // ReplaceNIC takes the network card out of a slot and puts another in, with an
-// address of its own. Its cable leads where that of the card in slot to leads: to is
-// slot itself for the right one.
+// address of its own. Its cable leads where that of the module's first card in slot to
+// leads: to is slot itself for the right one.
 func (v *VM) ReplaceNIC(ctx context.Context, slot, to int) error {
 	v.mu.Lock()
 	find := func(slot int) (NIC, bool) {
@@ -122,7 +122,16 @@ func (v *VM) ReplaceNIC(ctx context.Context, slot, to int) error {
 		return v.cfg.NICs[i], true
 	}
 	n, ok := find(slot)
-	end, found := find(to)
+	if v.wiring == nil {
+		v.wiring = map[int]NIC{}
+	}
+	if _, known := v.wiring[slot]; ok && !known {
+		v.wiring[slot] = n
+	}
+	end, found := v.wiring[to]
+	if !found {
+		end, found = find(to)
+	}
 	v.mu.Unlock()
 	if !ok || !found {
 		return fmt.Errorf("vm %s: no network card in slot %d or %d", v.cfg.Name, slot, to)

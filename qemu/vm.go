@@ -125,6 +125,7 @@ type VM struct {
 	// noCarrier are the slots whose cable is out.
 	noCarrier map[int]bool
 	leaving   map[string]chan struct{} // devices that are being unplugged
+	wiring    map[int]NIC              // the first cards of slots whose card was replaced
 }
 
 // NewVM prepares a module: its files, its ports, its consoles. It is off.
