@@ -112,7 +112,7 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 
 	// A disk that is plugged in: in the inventory within a second of the
 	// kernel's event, in the module's own time.
-	must(t, module.PlugDisk(t.Context(), qemu.Disk{Slot: 7, Path: filepath.Join(t.TempDir(), "hot"), Size: 16 << 20, Serial: "HOTPLUG"}))
+	must(t, module.PlugDisk(t.Context(), qemu.Disk{Slot: 7, Path: filepath.Join(t.TempDir(), "hot"), Size: 16 << 20, Serial: "HOTPLUG", Served: true}))
 	inv = s.waitInventory(t, "the new disk", func(v moduleInventory) bool {
 		return slices.ContainsFunc(v.Disks, func(d struct{ Serial string }) bool { return d.Serial == "HOTPLUG" })
 	})
@@ -125,7 +125,11 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 		t.Errorf("the disk is in the inventory %v after the kernel's event, want 1s or less", d)
 	}
 
+	t.Run("CardReplaced", s.cardReplaced)
+	t.Run("OtherDeploymentNetwork", s.otherDeployment)
+	t.Run("BranchCut", s.branchCut)
 	t.Run("FullPool", s.fullPool)
+	t.Run("AnotherBay", s.anotherBay)
 }
 
 // seenAfter finds in the log how long after the kernel's event the inventory had

@@ -56,6 +56,8 @@ func TestFrameStreams(t *testing.T) {
 	})
 
 	tell("DaemonKilledUnderLoad", s.daemonKilled)
+	tell("InterconnectPortHangs", s.portHangs)
+	tell("SupportDump", s.supportDump)
 	tell("BadInput", s.badInput)
 	tell("BIOS", s.biosServer)
 	tell("VendorBundle", s.vendorBundle)

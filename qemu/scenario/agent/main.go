@@ -6,6 +6,7 @@
 //
 //	kill NAME   sends SIGKILL to the service NAME: agent: ok kill NAME PID
 //	pid NAME    tells its process: agent: ok pid NAME PID
+//	chap all    tells the target's passwords: agent: ok chap WORD,WORD 0
 //	clock TIME  lets the wall clock jump by TIME, such as -1h: agent: ok clock TIME 0
 package main
 
@@ -46,6 +47,9 @@ func run() error {
 	for lines.Scan() {
 		word, name, _ := strings.Cut(strings.TrimSpace(lines.Text()), " ")
 		pid, err := obey(word, name)
+		if word == "chap" {
+			name, err = passwords()
+		}
 		if err != nil {
 			fmt.Fprintf(tty, "agent: error %s %s: %v\r\n", word, name, err)
 			continue
@@ -66,8 +70,11 @@ func quiet(fd int) error {
 }
 
 func obey(word, name string) (pid int, err error) {
-	if word == "clock" {
+	switch word {
+	case "clock":
 		return 0, jump(name)
+	case "chap":
+		return 0, nil
 	}
 	if pid, err = service(name); err != nil {
 		return 0, err
@@ -78,7 +85,24 @@ func obey(word, name string) (pid int, err error) {
 	case "kill":
 		return pid, unix.Kill(pid, unix.SIGKILL)
 	}
-	return 0, errors.New("unknown word; there are pid, kill, clock")
+	return 0, errors.New("unknown word; there are pid, kill, clock, chap")
+}
+
+// passwords are those that the iSCSI target asks servers for.
+func passwords() (string, error) {
+	files, err := filepath.Glob("/sys/kernel/config/target/iscsi/iqn.*/tpgt_*/acls/*/auth/password")
+	if err != nil || len(files) == 0 {
+		return "", errors.Join(err, errors.New("no target has a password"))
+	}
+	var all []string
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			return "", err
+		}
+		all = append(all, strings.TrimSpace(string(b)))
+	}
+	return strings.Join(all, ","), nil
 }
 
 // jump sets the wall clock that much later.
