@@ -17,6 +17,7 @@ import (
 	"baystream/daemon/member"
 	"baystream/daemon/pki"
 	"baystream/daemon/rest"
+	"baystream/hw/redfish"
 )
 
 // duty is what only the active appliance does, in the epoch of its term; 0
@@ -157,6 +158,43 @@ func (m *membership) favour(ctx context.Context) error {
 }
 
 const favourEvery = 5 * time.Second
+
+// bury ends the term of an active appliance whose power has gone, as the frame
+// managers tell, without waiting for its lease: whoever it was, it renews it no
+// more. That the power is off is not enough, as it may be old news: it must have
+// been on before.
+func (m *membership) bury(ctx context.Context, e *cluster.Elector) error {
+	last := map[string]redfish.Power{}
+	for pause(ctx, buryEvery) {
+		id, self, _ := m.Active()
+		if self || id == "" || m.alone() {
+			clear(last)
+			continue
+		}
+		power, err := m.d.hw.Power("", id)
+		if err != nil {
+			continue
+		}
+		before := last[id]
+		last[id] = power
+		if power != redfish.Off || before != redfish.On {
+			continue
+		}
+		m.d.log.Info("the active appliance has lost its power", "module", id)
+		once, cancel := context.WithTimeout(ctx, lookTime)
+		now, err := e.Current(once)
+		if err == nil && now.Holder == id {
+			err = e.Depose(once, now)
+		}
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			m.d.log.Warn("end the term of a dead appliance", "module", id, "err", err)
+		}
+	}
+	return nil
+}
+
+const buryEvery = 100 * time.Millisecond
 
 // serviceAddress is that of the management of a pair, as the frame sets it.
 func (d *Daemon) serviceAddress() netip.Prefix {

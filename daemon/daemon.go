@@ -212,7 +212,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 		return g.Wait()
 	})
 	g.Go(behindREST(func(ctx context.Context) error { return d.mem.manage(ctx, elector, active) }))
-	d.join(ctx, g, users)
+	d.join(ctx, g, elector, users)
 	d.serveConsole(ctx, g, server, users)
 	g.Go(func() error { return d.forward(ctx) })
 
@@ -436,7 +436,7 @@ func (d *Daemon) closeNode() {
 
 // join starts what this module has to do with others: one that belongs to a
 // domain follows it, one that does not can be claimed until it is set up.
-func (d *Daemon) join(ctx context.Context, g *errgroup.Group, users <-chan struct{}) {
+func (d *Daemon) join(ctx context.Context, g *errgroup.Group, e *cluster.Elector, users <-chan struct{}) {
 	g.Go(func() error { return d.mem.keep(ctx) })
 	if !d.onModule() {
 		return
@@ -444,6 +444,7 @@ func (d *Daemon) join(ctx context.Context, g *errgroup.Group, users <-chan struc
 	g.Go(func() error { return d.mem.find(ctx) })
 	g.Go(func() error { return d.watchVotes(ctx) })
 	g.Go(func() error { return d.mem.favour(ctx) })
+	g.Go(func() error { return d.mem.bury(ctx, e) })
 	g.Go(func() error {
 		if err := d.mem.awaitClaim(ctx, d.mem.free, users); err != nil || ctx.Err() != nil {
 			return err

@@ -1,12 +1,15 @@
 package bayctl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,8 +26,43 @@ func (a *app) applianceCmd() *cobra.Command {
 			[]any{"id", "frame", "bay", "role", "state", "address", "key", "detail"}, func(m domain.Module) []any {
 				return []any{m.ID, m.Frame, m.Bay, m.Role, moduleState(m), m.Address, shortKey(m.Fingerprint), m.Detail}
 			}),
-		a.claimCmd(), a.removeModuleCmd(), a.activateCmd())
+		a.showModuleCmd(), a.claimCmd(), a.removeModuleCmd(), a.activateCmd())
 	return cmd
+}
+
+// showModuleCmd shows all of a module: what a claim needs, above all its key.
+func (a *app) showModuleCmd() *cobra.Command {
+	return &cobra.Command{Use: "show ID", Short: "Hardware identity, key and addresses of a module", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			all, err := list[domain.Module](cmd.Context(), c, appliancesURI)
+			if err != nil {
+				return err
+			}
+			for _, m := range all {
+				if m.ID == args[0] {
+					return a.print(m, func(w io.Writer) { showModule(w, m) })
+				}
+			}
+			return fmt.Errorf("module %s is not of this domain and does not announce itself\n  what to do: bayctl appliance list", args[0])
+		}}
+}
+
+func showModule(w io.Writer, m domain.Module) {
+	fmt.Fprintf(w, "module %s  frame %s, %s, role %s, version %s\n", m.ID, m.Frame, m.Bay, m.Role, m.Version)
+	fmt.Fprintf(w, "state: %s  %s\nkey:   %s\n", moduleState(m), m.Detail, m.Fingerprint)
+	for _, network := range slices.Sorted(maps.Keys(m.Addresses)) {
+		fmt.Fprintf(w, "%-11s %s\n", network, m.Addresses[network])
+	}
+	if m.Claimed != "" {
+		fmt.Fprintf(w, "claimed %s by %s\n", m.Claimed, cmp.Or(m.By, "nobody: it founded the domain"))
+	}
+	if m.State == domain.ModuleUnclaimed {
+		fmt.Fprintf(w, "next: compare the key with the module's console, then bayctl appliance claim %s --role %s --fingerprint %s\n", m.ID, cmp.Or(m.Role, "appliance"), m.Fingerprint)
+	}
 }
 
 func moduleState(m domain.Module) string {

@@ -42,6 +42,9 @@ func TestClaimComparesTheFingerprint(t *testing.T) {
 	if out, err := command(t, "appliance", "list"); err != nil || !strings.Contains(out, "unclaimed") {
 		t.Errorf("list: %v\n%s", err, out)
 	}
+	if out, err := command(t, "appliance", "show", "SB"); err != nil || !strings.Contains(out, "key:   "+key) {
+		t.Errorf("show: %v\n%s", err, out)
+	}
 	for _, c := range []struct {
 		args string
 		want string // in the error; empty: it works
@@ -57,6 +60,9 @@ func TestClaimComparesTheFingerprint(t *testing.T) {
 		{"appliance remove SB", ""},
 		{"appliance remove a/b", ""},
 		{"appliance activate", ""},
+		{"appliance show SB", ""},
+		{"appliance show SX", "does not announce itself"},
+		{"domain switchover", ""},
 		{"domain create production", ""},
 		{"domain show", ""},
 	} {
