@@ -46,6 +46,8 @@ type Service struct {
 	KeepFDs         int      `json:"keep_fds,omitempty"`    // descriptors kept for its next process
 	Late            bool     `json:"late,omitempty"`        // starts when the others are up
 	Maintenance     bool     `json:"maintenance,omitempty"` // runs also when the others are held back
+	Tries           int      `json:"tries,omitempty"`       // failures in a row until it is given up: 10
+	GivenUp         []string `json:"given_up,omitempty"`    // runs then
 	Remedy          string   `json:"remedy,omitempty"`      // what to do when it was given up
 }
 
@@ -68,6 +70,7 @@ var Daemon = Service{
 	DownTimeoutSec:  60,
 	Limits:          Limits{MemoryPercent: 75, PidsMax: 2048},
 	KeepFDs:         16,
+	GivenUp:         []string{"/bin/baystreamd", "-given-up"},
 	Remedy: "Servers run on. On the serial console: logs, then maintenance, services, start again. If it names a file of the state, " +
 		"take a support dump and restart the module; if that does not help, a factory reset and joining the domain anew does.",
 }

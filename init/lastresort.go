@@ -203,10 +203,22 @@ func (p *initProcess) startWatchdog(ctx context.Context) error {
 	return p.dog.begin(ctx, watchdogDrivers("/", index.byAlias, timeout), timeout, p.modules.load)
 }
 
-// showGivenUp puts on the console what a service said last before it was given
-// up: its lines are long gone when somebody comes.
-func (p *initProcess) showGivenUp(svc Service, _ string) {
+// givenUpLimit is how long a command that follows a service's end may take.
+const givenUpLimit = time.Minute
+
+// givenUp puts on the console what a service said last before it was given up:
+// its lines are long gone when somebody comes. Then it runs the command for that.
+func (p *initProcess) givenUp(ctx context.Context, svc Service) {
 	for _, l := range p.journal.ring.of(svc.Name, lastLines) {
 		p.journal.print("init: " + svc.Name + " said: " + l)
 	}
+	if len(svc.GivenUp) == 0 {
+		return
+	}
+	go p.guard(func() {
+		command := Service{Name: svc.Name + "-given-up", Exec: svc.GivenUp, Env: svc.Env}
+		if err := p.patrol.sup.Load().runToEnd(ctx, command, givenUpLimit); err != nil && ctx.Err() == nil {
+			p.log.Warn("after giving a service up", "service", svc.Name, "err", err)
+		}
+	})
 }

@@ -178,7 +178,6 @@ func (p *initProcess) run() error {
 	go p.guard(func() { retrySteps(ctx, p.log, p.boot, failed, 5*time.Second) })
 
 	sup := p.supervise(ctx, sigchld)
-	p.patrol.sup.Store(sup)
 	go p.guard(func() {
 		select {
 		case <-sup.started: // on a single processor the steps would hold up the services
@@ -311,7 +310,8 @@ func (p *initProcess) supervise(ctx context.Context, sigchld <-chan os.Signal) *
 		warn: func(svc string, err error) { p.log.Warn("start", "service", svc, "err", err) },
 	}
 	sup := newSupervisor(p.log, l, sigchld, defaultPolicy, p.config.Services)
-	sup.gaveUp = p.showGivenUp
+	sup.gaveUp = func(svc Service, _ string) { p.givenUp(ctx, svc) }
+	p.patrol.sup.Store(sup)
 	if sup.held = p.crash.reason(); sup.held != "" {
 		p.log.Error("SERVICES ARE HELD BACK", "reason", sup.held)
 	}

@@ -41,6 +41,8 @@ type Service struct {
 	Maintenance bool `json:"maintenance,omitempty"`
 	// Tries is after how many failures in a row it is given up; 0 means 10.
 	Tries int `json:"tries,omitempty"`
+	// GivenUp is a command that runs when the service is given up, or held back.
+	GivenUp []string `json:"given_up,omitempty"`
 	// Remedy is what an operator can do when the service has been given up.
 	Remedy string `json:"remedy,omitempty"`
 }

@@ -58,6 +58,7 @@ func run(ctx context.Context, args []string) error {
 	goOn := flags.String("recover-domain", "", "let the domain of this name go on without its other modules, from the daemon's next start on, and end")
 	end := flags.Bool("shutdown", false, "take down what serves on in the kernel, because the machine ends, and end")
 	note := flags.String("note-maintenance", "", "write into the controller's event log that the module is in maintenance for `REASON` (asked, bay, crash-loop, disk), and end")
+	givenUp := flags.Bool("given-up", false, "note that the daemon was given up, see that the management port has an address, and end")
 	debug := flags.Bool("debug", false, "log details")
 	if err := flags.Parse(args); err != nil {
 		return err
@@ -76,6 +77,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if *note != "" {
 		return daemon.NoteMaintenance(ctx, cfg.Root, *note)
+	}
+	if *givenUp {
+		return daemon.GivenUp(ctx, cfg)
 	}
 	if *end {
 		return daemon.Shutdown(context.WithoutCancel(ctx), cfg) // nothing is gained by half of it
