@@ -45,7 +45,11 @@ func (m *membership) manage(ctx context.Context, e *cluster.Elector, do duty) er
 	return e.Run(ctx, func(ctx context.Context, t cluster.Term) error {
 		m.take(&t)
 		defer m.take(nil)
-		return do(ctx, t.Epoch)
+		if err := do(ctx, t.Epoch); err != nil && ctx.Err() == nil {
+			m.d.log.Error("the work of the active appliance has ended", "err", err)
+			pause(ctx, time.Second) // another may do better
+		}
+		return nil
 	})
 }
 

@@ -191,6 +191,9 @@ func (m *membership) startMember(ctx context.Context) error {
 		return err
 	}
 	m.d.node = n
+	if m.stopped() {
+		return fmt.Errorf("%w: if this module was removed from domain %s, reset it to its factory state", err, m.state.Name)
+	}
 	if err == nil && m.boot.Recover {
 		err = m.recovered()
 	}
@@ -208,6 +211,17 @@ func (m *membership) startMember(ctx context.Context) error {
 		return err
 	}
 	return n.Advertise(ctx, "https://"+m.boot.Self.Address)
+}
+
+// stopped says whether the member has ended by itself: its disk failed, or the
+// others have removed it.
+func (m *membership) stopped() bool {
+	select {
+	case <-m.d.node.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // clearPast removes the domain state that a claimed module had alone.

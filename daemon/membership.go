@@ -228,7 +228,7 @@ func (d *Daemon) addresses() map[string]string {
 }
 
 // keep follows the records of the domain until ctx ends, and keeps this
-// module's own up to date.
+// module's own up to date. It fails when the member has ended by itself.
 func (m *membership) keep(ctx context.Context) error {
 	client := m.d.node.Client()
 	modules, active := m.Records.Modules.Watch(ctx), cluster.WatchActive(ctx, client)
@@ -245,6 +245,11 @@ func (m *membership) keep(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-m.d.node.Done():
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.New("the domain state has stopped: its disk failed, or this module was removed from the domain")
 		case <-modules:
 		case <-active:
 		case _, open := <-links:
