@@ -74,6 +74,9 @@ type Peer struct {
 // Limits of the state. Resources are small (the largest are plan scripts of
 // some hundred KiB), and an appliance has little memory: etcd keeps a
 // snapshot's worth of log entries and the touched part of its database in RAM.
+//
+// The times are as long as they can be: etcd makes no lease shorter than one and
+// a half elections, in whole seconds, and the active appliance wants one of one.
 const (
 	maxState    = 256 << 20 // bytes of the database; beyond it only deletes pass
 	maxRequest  = 24 << 20  // bytes of one transaction: a whole bundle is extracted in one
@@ -81,8 +84,8 @@ const (
 	logEntries  = 500       // raft entries between two snapshots
 	keepEntries = 50        // raft entries kept behind a snapshot
 	keepHistory = "1000"    // revisions kept when the history is compacted
-	tick        = 100       // ms between raft ticks, the leader's heartbeat
-	election    = 1000      // ms without a heartbeat until an election; a single member does not wait for it
+	tick        = 60        // ms between raft ticks, the leader's heartbeat
+	election    = 600       // ms without a heartbeat until an election; a single member does not wait for it
 	maxCopies   = 8         // members without a vote
 )
 
