@@ -23,7 +23,7 @@ func TestBenchInVM(t *testing.T) {
 		t.Skip("measures: run make bench")
 	}
 	vmtest.Run(t, vmtest.Config{
-		Package: "baystream/daemon/inventory", Run: "^TestGuestTimes$", Disks: []int{16}, Memory: 256, Virtual: true,
+		Package: "baystream/daemon/inventory", Run: "^TestGuestTimes$", Modules: []string{"virtio_pci", "virtio_blk"}, Disks: []int{16}, Memory: 256, Virtual: true,
 	})
 }
 
