@@ -60,6 +60,7 @@ func NewHost(s *Switch, cfg PortConfig, addr netip.Prefix) (*Host, error) {
 		return nil, fmt.Errorf("host %s on %s: %w", addr, s.name, err)
 	}
 	port, err := s.Attach(cfg, func(frame []byte) {
+		h.believe(frame)
 		pkt := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(bytes.Clone(frame))})
 		h.link.InjectInbound(0, pkt)
 		pkt.DecRef()
@@ -79,6 +80,19 @@ func NewHost(s *Switch, cfg PortConfig, addr netip.Prefix) (*Host, error) {
 		}
 	})
 	return h, nil
+}
+
+// believe forgets where an address was when somebody announces it: its network
+// stack would ask there for seconds, where a kernel follows at once.
+func (h *Host) believe(frame []byte) {
+	eth := header.Ethernet(frame)
+	if len(frame) < header.EthernetMinimumSize+header.ARPSize || eth.Type() != header.ARPProtocolNumber {
+		return
+	}
+	a := header.ARP(frame[header.EthernetMinimumSize:])
+	if a.IsValid() && bytes.Equal(a.ProtocolAddressSender(), a.ProtocolAddressTarget()) {
+		_ = h.stack.RemoveNeighbor(hostNIC, ipv4.ProtocolNumber, tcpip.AddrFromSlice(a.ProtocolAddressSender())) // if it was known
+	}
 }
 
 func (h *Host) configure() error {

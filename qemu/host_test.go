@@ -6,7 +6,9 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
+	"time"
 )
 
 func twoHosts(t *testing.T) (a, b *Host) {
@@ -100,5 +102,54 @@ func TestHostHearsBroadcasts(t *testing.T) {
 	}
 	if got, want := string(buf[:n])+" from "+from.String(), "discover from 192.0.2.1:68"; got != want {
 		t.Errorf("heard %q, want %q", got, want)
+	}
+}
+
+func TestHostFollowsAnAddressThatMoves(t *testing.T) {
+	s := newTestSwitch(t, "net")
+	host := func(name string, n int) *Host {
+		h, err := NewHost(s, PortConfig{Name: name, Access: 1}, hostIn(managementNet, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(h.Close)
+		return h
+	}
+	greet := func(h *Host) {
+		l, err := h.ListenTCP(7)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				c.Close()
+			}
+		}()
+	}
+	a, b := host("a", 1), host("b", 2)
+	greet(b)
+	dial := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than the stack asks at the old place
+		defer cancel()
+		c, err := a.DialContext(ctx, "tcp", netip.AddrPortFrom(b.Addr().Addr(), 7).String())
+		if err == nil {
+			err = c.Close()
+		}
+		return err
+	}
+	if err := dial(); err != nil {
+		t.Fatal(err)
+	}
+	b.Close()
+	c := host("c", 2)
+	greet(c)
+	mac, ip := []byte(c.link.LinkAddress()), c.Addr().Addr().AsSlice()
+	c.Port().Send(slices.Concat([]byte{255, 255, 255, 255, 255, 255}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, mac, ip, []byte{255, 255, 255, 255, 255, 255}, ip, make([]byte, 18)))
+	if err := dial(); err != nil {
+		t.Errorf("the address has moved and was announced: %v", err)
 	}
 }
