@@ -107,49 +107,55 @@ func TestHostHearsBroadcasts(t *testing.T) {
 
 func TestHostFollowsAnAddressThatMoves(t *testing.T) {
 	s := newTestSwitch(t, "net")
-	host := func(name string, n int) *Host {
-		h, err := NewHost(s, PortConfig{Name: name, Access: 1}, hostIn(managementNet, n))
+	var hosts [2]*Host
+	for i, name := range []string{"a", "b"} {
+		h, err := NewHost(s, PortConfig{Name: name, Access: 1}, hostIn(managementNet, i+1))
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(h.Close)
-		return h
+		hosts[i] = h
 	}
-	greet := func(h *Host) {
-		l, err := h.ListenTCP(7)
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				c.Close()
-			}
-		}()
-	}
-	a, b := host("a", 1), host("b", 2)
-	greet(b)
-	dial := func() error {
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than the stack asks at the old place
-		defer cancel()
-		c, err := a.DialContext(ctx, "tcp", netip.AddrPortFrom(b.Addr().Addr(), 7).String())
-		if err == nil {
-			err = c.Close()
-		}
-		return err
-	}
-	if err := dial(); err != nil {
+	a, b := hosts[0], hosts[1]
+	if _, err := b.ListenTCP(7); err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // less than the stack asks at the old place
+	defer cancel()
+	dial := func() (net.Conn, error) {
+		return a.DialContext(ctx, "tcp", netip.AddrPortFrom(b.Addr().Addr(), 7).String())
+	}
+	c, err := dial()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
 	b.Close()
-	c := host("c", 2)
-	greet(c)
-	mac, ip := []byte(c.link.LinkAddress()), c.Addr().Addr().AsSlice()
-	c.Port().Send(slices.Concat([]byte{255, 255, 255, 255, 255, 255}, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, mac, ip, []byte{255, 255, 255, 255, 255, 255}, ip, make([]byte, 18)))
-	if err := dial(); err != nil {
-		t.Errorf("the address has moved and was announced: %v", err)
+	mac, ip, all := []byte{2, 0, 0, 0, 0, 99}, b.Addr().Addr().AsSlice(), []byte{255, 255, 255, 255, 255, 255}
+	arp := func(dst, from, target, targetIP []byte) []byte {
+		return slices.Concat(dst, mac, []byte{8, 6, 0, 1, 8, 0, 6, 4, 0, 2}, from, ip, target, targetIP, make([]byte, 18))
+	}
+	moved := make(chan struct{}, 100)
+	attached := make(chan *Port, 1)
+	port, err := s.Attach(PortConfig{Name: "c", Access: 1}, func(frame []byte) {
+		switch {
+		case bytes.Equal(frame[12:14], []byte{8, 6}) && bytes.Equal(frame[38:42], ip): // who has it?
+			p := <-attached
+			p.Send(arp(frame[6:12], mac, frame[6:12], frame[28:32]))
+			attached <- p
+		case bytes.Equal(frame[:6], mac):
+			moved <- struct{}{}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	attached <- port
+	port.Send(arp(all, mac, all, ip))
+	go dial() // nobody answers
+	select {
+	case <-moved:
+	case <-ctx.Done():
+		t.Error("the address has moved and was announced, but the host goes on to the old place")
 	}
 }
