@@ -12,6 +12,7 @@ import (
 var allowed = map[string][]string{
 	"baystream/cmd/baystreamd":  {"daemon", "hw", "netcfg", "internal"},
 	"baystream/cmd/bayctl":      {"internal"},
+	"baystream/cmd/bayfence":    {"daemon/group/fence"},
 	"baystream/cmd/mkimage":     {"image", "internal"},
 	"baystream/cmd/vframe":      {"qemu", "image", "internal"},
 	"baystream/daemon/domain":   {},
