@@ -226,6 +226,13 @@ func (d *Daemon) holdService(ctx context.Context, server *rest.Server, authority
 		<-ctx.Done()
 		return nil
 	}
+	again := time.AfterFunc(announceAgain, func() { // a frame can be lost
+		d.net.mu.Lock()
+		d.net.resend = true
+		d.net.mu.Unlock()
+		d.net.wake()
+	})
+	defer again.Stop()
 	d.board.set("service address", domain.StatusOK, service.String()+" is here", "")
 	defer d.board.set("service address", domain.StatusOK, service.String()+" is at the active appliance", "")
 	d.cfg.Console("active: REST at https://%s", strings.TrimSuffix(at, ":443"))
@@ -234,6 +241,8 @@ func (d *Daemon) holdService(ctx context.Context, server *rest.Server, authority
 	}
 	return nil
 }
+
+const announceAgain = time.Second
 
 // freebind lets a socket listen at an address that the link gets a moment later
 // (ip(7), IP_FREEBIND).

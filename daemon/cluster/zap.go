@@ -59,9 +59,11 @@ func level(l zapcore.Level) slog.Level {
 	}
 }
 
-// quiet are warnings that etcd gives about the way we use it on purpose.
+// quiet are warnings that etcd gives about the way we use it on purpose: a new
+// member is asked for until it is ready.
 var quiet = map[string]bool{
 	"Running http and grpc server on single port. This is not recommended for production.": true,
+	"rejecting promote learner: learner is not ready":                                      true,
 	"simple token is not cryptographically signed":                                         true,
 }
 
