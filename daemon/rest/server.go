@@ -121,11 +121,16 @@ func (s *Server) serve(ctx context.Context, ln net.Listener, config *tls.Config)
 		ConnContext:       connContext,
 		BaseContext:       func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
+	fresh := newcomers{conns: map[net.Conn]bool{}}
+	srv.ConnState = fresh.note
 	srv.Protocols = new(http.Protocols)
 	srv.Protocols.SetHTTP1(true)
-	done := make(chan error, 1)
+	done, served := make(chan error, 1), make(chan struct{})
 	go func() {
 		<-ctx.Done()
+		ln.Close() // who comes now waits for the next daemon
+		<-served
+		fresh.wait()
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 		defer cancel()
 		if err := srv.Shutdown(ctx); err != nil {
@@ -138,10 +143,46 @@ func (s *Server) serve(ctx context.Context, ln net.Listener, config *tls.Config)
 	if config != nil {
 		serve = func(ln net.Listener) error { return srv.ServeTLS(ln, "", "") }
 	}
-	if err := serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	err := serve(ln)
+	close(served)
+	if !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
 		return fmt.Errorf("rest: serve %s: %w", ln.Addr(), err)
 	}
 	return <-done
+}
+
+// newcomers are connections that have not asked anything yet. Package net/http
+// drops them when it shuts down; but the next daemon may be on its way, and who
+// got through is to be answered by one of the two.
+type newcomers struct {
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+// newcomerTime is how long one may take for its handshake and its request.
+const newcomerTime = 3 * time.Second
+
+// note is a http.Server's ConnState.
+func (n *newcomers) note(c net.Conn, state http.ConnState) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if state == http.StateNew {
+		n.conns[c] = true
+		return
+	}
+	delete(n.conns, c)
+}
+
+// wait waits until none is left.
+func (n *newcomers) wait() {
+	left := func() int {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		return len(n.conns)
+	}
+	for end := time.Now().Add(newcomerTime); left() > 0 && time.Now().Before(end); {
+		time.Sleep(5 * time.Millisecond)
+	}
 }
 
 // logWriter takes what net/http says about broken connections.
