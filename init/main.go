@@ -12,10 +12,22 @@
 //
 // Services tell about themselves by the sd_notify(3) protocol: READY, STATUS,
 // STOPPING, WATCHDOG (=1, =trigger), WATCHDOG_USEC and EXTEND_TIMEOUT_USEC from
-// the main process alone; MAINPID and the descriptor store are not for them. So
-// the same programs run under systemd. Each lives in the cgroup
+// the main process alone; MAINPID is not for them. A service may store
+// descriptors (FDSTORE) that its next process inherits: so a listening socket
+// outlives its daemon (fdstore.go). The same programs run under systemd. Each lives in the cgroup
 // /sys/fs/cgroup/baystream/NAME, and what it leaves behind there is killed when
-// its main process ends. What it prints goes to the console as it is.
+// its main process ends. What it prints goes to the console as it is. One that
+// fails too often is given up: it is in maintenance until somebody starts it
+// again, with a try now and then.
+//
+// # When it goes wrong
+//
+// The machine's watchdog (watchdog.go) is fed as long as the supervisor answers
+// and the kernel lets processes go (lastresort.go); services in maintenance are
+// no reason to reset. A crash of the kernel leaves its text for the next start,
+// which counts: after a few in a row only the services for maintenance start
+// (crash.go). "/init health" is a service of its own that tells the network how
+// PID 1 says it is (health.go).
 //
 // # Log
 //
@@ -29,7 +41,8 @@
 // answered by one line with a JSON object: {"ok":true,...} or
 // {"ok":false,"error":"..."}. The commands:
 //
-//	status        uptime_sec, boot_sec, kernel_sec, steps, services (see Reply)
+//	status        uptime_sec, boot_sec, kernel_sec, steps, services, watchdog, crashes (see Reply)
+//	start [NAME]  starts what is in maintenance; answers at once
 //	restart NAME  stops the service and starts it again; answers at once
 //	log [N]       lines: the last N (100) lines of the log
 //	poweroff      ends the machine in order; answers at once

@@ -368,8 +368,6 @@ type ServiceStatus struct {
 	UpAt    float64  `json:"up_at,omitempty"`
 	Usage   Usage    `json:"usage,omitzero"`
 	Lines   []string `json:"lines,omitempty"` // its last words, if it is in maintenance
-
-	stuck time.Duration // how long its process has survived SIGKILL
 }
 
 // services returns the state of all services, in their order.
@@ -384,9 +382,6 @@ func (s *supervisor) services(ctx context.Context) ([]ServiceStatus, error) {
 			}
 			if u.state == stateMaintenance {
 				st.Remedy = u.remedy()
-			}
-			if !u.stuck.IsZero() {
-				st.stuck = time.Since(u.stuck)
 			}
 			if !u.readyAt.IsZero() {
 				st.ReadySec = int64(time.Since(u.readyAt).Seconds())
