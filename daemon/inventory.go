@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/renameio/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"baystream/daemon/domain"
@@ -95,11 +96,11 @@ func (h *hardware) inPlace(run func(context.Context) error) func(context.Context
 func (h *hardware) started() {
 	file := filepath.Join(h.d.cfg.State, "version")
 	last, err := os.ReadFile(file)
-	if err == nil && string(last) != h.d.cfg.Version {
+	if err == nil && len(last) > 0 && string(last) != h.d.cfg.Version {
 		h.Note(ipmi.Event{Kind: ipmi.Updated})
 	}
 	if string(last) != h.d.cfg.Version {
-		if err := os.WriteFile(file, []byte(h.d.cfg.Version), 0o600); err != nil {
+		if err := renameio.WriteFile(file, []byte(h.d.cfg.Version), 0o600); err != nil { // whole, also after a reset
 			h.d.log.Warn("version of the last start", "err", err)
 		}
 	}
