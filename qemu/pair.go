@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -123,7 +124,18 @@ func (c *Client) Claim(ctx context.Context, b *Bay) error {
 		return err
 	}
 	claim := map[string]string{"id": b.Identity.Serial, "fingerprint": fingerprint, "role": b.Role()}
-	return c.Do(ctx, http.MethodPost, appliancesPath, claim, nil)
+	for {
+		err := c.Do(ctx, http.MethodPost, appliancesPath, claim, nil)
+		var refused *RESTError
+		if !errors.As(err, &refused) || refused.Status != http.StatusServiceUnavailable {
+			return err
+		}
+		select { // votes change hands: try again, as it says
+		case <-ctx.Done():
+			return err
+		case <-time.After(lookAgain):
+		}
+	}
 }
 
 // WaitMember waits until the module with that serial number takes part.
@@ -160,34 +172,42 @@ func (c *Client) waitModule(ctx context.Context, what string, ok func(Member) bo
 
 // Service returns a client of the address where a pair's management answers,
 // with the session of the first appliance's administrator. Each request makes a
-// connection of its own, so that none waits for a module that died.
+// connection of its own, and soon gives up one that is not accepted: no request
+// waits for a module that died.
 func (f *Frame) Service() (*Client, error) {
-	r := f.rig
-	rest := r.frames[0].REST()
-	if r.service == "" || rest == nil {
-		return nil, errors.New("service address: there is no pair here, or it is not set up")
-	}
-	t := rest.http.Transport.(*http.Transport).Clone()
-	t.DisableKeepAlives = true
-	c := newClient(r.service, t)
-	c.token = rest.token
-	return c, nil
+	return f.clientAt(f.rig.service, serviceAddress().Addr())
 }
 
 // Module returns a client of the module in a bay, whether it is active or not,
 // with the session of the first appliance's administrator.
 func (f *Frame) Module(b *Bay) (*Client, error) {
-	c, err := f.Service()
+	at, err := netip.ParseAddr(b.address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s has no management: %w", b.Name(), err)
 	}
-	for _, g := range f.rig.frames {
-		if g.Appliance() == b {
-			c.base = g.restURL
-			return c, nil
-		}
+	return f.clientAt("https://"+b.address, at)
+}
+
+// connectTime is how long a module has to accept a connection.
+const connectTime = 300 * time.Millisecond
+
+func (f *Frame) clientAt(base string, addr netip.Addr) (*Client, error) {
+	r := f.rig
+	rest := r.frames[0].REST()
+	if r.service == "" || rest == nil {
+		return nil, errors.New("there is no pair here, or it is not set up")
 	}
-	return nil, fmt.Errorf("%s has no management", b.Name())
+	t := rest.http.Transport.(*http.Transport).Clone()
+	t.DisableKeepAlives = true
+	to := netip.AddrPortFrom(addr, httpsPort).String()
+	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, connectTime)
+		defer cancel()
+		return r.host.DialContext(ctx, network, to)
+	}
+	c := newClient(base, t)
+	c.token = rest.token
+	return c, nil
 }
 
 // What can be cut between two modules.

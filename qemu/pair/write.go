@@ -4,15 +4,15 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 )
 
-// Attempts to write begin so often and last so long: one that began before a
-// takeover waits for a machine that is dead, so others must not wait for it.
+// How long one attempt to write may take, and the pause before the next: short
+// against what is measured, and not so many that a module has nothing else to
+// do than to encrypt.
 const (
-	attemptEach = 100 * time.Millisecond
-	attemptTime = 2 * time.Second
+	attemptTime  = 2 * time.Second
+	attemptPause = 50 * time.Millisecond
 )
 
 // Write creates a resource of that name at the service address, a plan script,
@@ -37,43 +37,17 @@ func (s *Site) create(ctx context.Context, name string) (uri string, err error) 
 // returns how long after began that was. What was written is deleted again.
 // Names of what is written begin with name.
 func (s *Site) FirstWrite(ctx context.Context, name string, began time.Time) (time.Duration, error) {
-	type result struct {
-		at  time.Duration
-		err error
-	}
-	results := make(chan result)
-	trying, stop := context.WithCancel(ctx)
-	var attempts sync.WaitGroup
-	end := sync.OnceFunc(func() {
-		stop()
-		go func() { attempts.Wait(); close(results) }()
-		for range results { // attempts that came too late
-		}
-	})
-	defer end()
-	next := time.NewTicker(attemptEach)
-	defer next.Stop()
-	var last error
 	for n := 0; ; n++ {
-		attempts.Go(func() {
-			one, cancel := context.WithTimeout(trying, attemptTime)
-			defer cancel()
-			_, err := s.create(one, fmt.Sprintf("%s %d", name, n))
-			results <- result{time.Since(began), err}
-		})
-		for waiting := true; waiting; {
-			select {
-			case <-ctx.Done():
-				return 0, fmt.Errorf("no write was accepted: %w; the last attempt: %w", ctx.Err(), last)
-			case r := <-results:
-				if r.err == nil {
-					end()
-					return r.at, s.forget(ctx, name)
-				}
-				last = r.err
-			case <-next.C:
-				waiting = false
-			}
+		one, cancel := context.WithTimeout(ctx, attemptTime)
+		_, err := s.create(one, fmt.Sprintf("%s %d", name, n))
+		cancel()
+		if err == nil {
+			return time.Since(began), s.forget(ctx, name)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("no write was accepted: %w; the last attempt: %w", ctx.Err(), err)
+		case <-time.After(attemptPause):
 		}
 	}
 }
