@@ -25,7 +25,8 @@ const address = "192.0.2.10"
 // bootOptions keep the processor busy where it would sleep: on virtual time a
 // sleep ends at the next timer at once, and a disk of the real world, that does
 // not know, would seem to take seconds.
-const bootOptions = " idle=poll bench.address=" + address
+// The watchdog of a controller would measure real time, which runs ahead.
+const bootOptions = " idle=poll baystream.no-watchdog bench.address=" + address
 
 const diskBytes = 8 << 30
 
@@ -83,9 +84,19 @@ func (b *bench) appliance(p programs, name string, args ...string) (string, erro
 	return b.initramfs(name, p.built, image.Program("bench", p.guest), image.Text("etc/init.json", string(config)))
 }
 
-// module starts a VM wired as an appliance in a frame, waits for its end and
-// collects figures. Each name has a data disk of its own that lasts.
-func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg qemu.VMConfig) (err error) {
+// module runs a VM and collects figures.
+func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg qemu.VMConfig) error {
+	text, err := b.runModule(ctx, name, cfg)
+	collect(f, prefix, text)
+	if share, ok := etcdShare(text); ok {
+		f.add(prefix+"etcd-ms", share)
+	}
+	return err
+}
+
+// runModule starts a VM wired as an appliance in a frame, waits for its end and
+// returns its console. Each name has a data disk of its own that lasts.
+func (b *bench) runModule(ctx context.Context, name string, cfg qemu.VMConfig) (console string, err error) {
 	log := slog.New(slog.DiscardHandler)
 	cfg.Name, cfg.Dir, cfg.RunDir = name, b.work, b.work
 	cfg.Identity = qemu.Identity{
@@ -104,28 +115,24 @@ func (b *bench) module(ctx context.Context, f figures, prefix, name string, cfg 
 	}
 	vm, err := qemu.NewVM(cfg, log)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer vm.Close()
 	if err := vm.PowerOn(ctx); err != nil {
-		return err
+		return "", err
 	}
 	m, err := vm.WaitConsole(ctx, benchEnd)
 	if err != nil {
-		return fmt.Errorf("%s: %w; the console's last lines:\n%s", name, err, vm.Console().Tail(25))
+		return "", fmt.Errorf("%s: %w; the console's last lines:\n%s", name, err, vm.Console().Tail(25))
 	}
 	if m[1] != "end" {
-		return fmt.Errorf("%s: %s; the console's last lines:\n%s", name, m[1], vm.Console().Tail(25))
+		return "", fmt.Errorf("%s: %s; the console's last lines:\n%s", name, m[1], vm.Console().Tail(25))
 	}
 	text := vm.Console().Tail(100000)
 	if b.verbose {
 		fmt.Fprintln(b.out, text)
 	}
-	collect(f, prefix, text)
-	if share, ok := etcdShare(text); ok {
-		f.add(prefix+"etcd-ms", share)
-	}
-	return vm.WaitOff(ctx)
+	return text, vm.WaitOff(ctx)
 }
 
 var benchEnd = regexp.MustCompile(`bench (end|failed: [^\r\n]*)[\r\n]`)
