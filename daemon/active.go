@@ -42,6 +42,7 @@ func (m *membership) manage(ctx context.Context, e *cluster.Elector, do duty) er
 			return err
 		}
 	}
+	m.endOld(ctx, e)
 	return e.Run(ctx, func(ctx context.Context, t cluster.Term) error {
 		m.take(&t)
 		defer m.take(nil)
@@ -51,6 +52,20 @@ func (m *membership) manage(ctx context.Context, e *cluster.Elector, do duty) er
 		}
 		return nil
 	})
+}
+
+// endOld ends the term that this module's last daemon left behind, which nobody
+// renews any more.
+func (m *membership) endOld(ctx context.Context, e *cluster.Elector) {
+	ctx, cancel := context.WithTimeout(ctx, lookTime)
+	defer cancel()
+	old, err := e.Current(ctx)
+	if err == nil && old.Holder == m.ID() {
+		err = e.Depose(ctx, old)
+	}
+	if err != nil { // its lease runs out
+		m.d.log.Debug("end the term of the last daemon", "err", err)
+	}
 }
 
 func (m *membership) alone() bool {

@@ -239,6 +239,10 @@ func (e *Elector) hold(ctx context.Context, term Term, serve func(context.Contex
 	return err
 }
 
+// maxAsking is how many renewals may be under way: one that is lost in a change
+// of raft's leader must not hold up the next.
+const maxAsking = 3
+
 var errSilent = errors.New("its lease could not be renewed in time")
 
 // keep renews the lease and returns why the term is over.
@@ -259,8 +263,8 @@ func (e *Elector) keep(ctx context.Context, term Term, resign <-chan struct{}) e
 	deadline := term.until
 	beat := time.NewTicker(term.ttl / 4)
 	defer beat.Stop()
-	renewed := make(chan time.Time, 1)
-	asking := false
+	renewed := make(chan time.Time, maxAsking)
+	asking := 0
 	for {
 		over := time.NewTimer(time.Until(deadline))
 		select {
@@ -276,14 +280,15 @@ func (e *Elector) keep(ctx context.Context, term Term, resign <-chan struct{}) e
 		case <-over.C:
 			return errSilent
 		case begun := <-renewed:
-			if asking = false; !begun.IsZero() {
-				deadline = begun.Add(term.ttl)
+			asking--
+			if until := begun.Add(term.ttl); !begun.IsZero() && until.After(deadline) {
+				deadline = until
 			}
 		case <-beat.C:
-			if asking {
+			if asking == maxAsking {
 				break
 			}
-			asking = true
+			asking++
 			go func() {
 				begun := time.Now()
 				once, cancel := context.WithTimeout(ctx, term.ttl)
