@@ -7,7 +7,7 @@ BUILD   := build
 IMAGE   := $(BUILD)/image
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help setup build image demo test test-unit sim test-vm lint bench clean
+.PHONY: help setup build image demo test test-unit sim test-vm test-long lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -37,6 +37,9 @@ sim: ## the pair's simulator: SEEDS=100000 runs that many, SEED=7 replays one wi
 
 test-vm: image ## the tests in virtual frames only
 	@BAYSTREAM_IMAGE=$(abspath $(IMAGE)) $(GO) test -count=1 -timeout 40m -v -run 'Frame|InVM' ./qemu/... ./daemon/storage/...
+
+test-long: image ## a pair of appliances in three frames, which make test has no time for
+	@BAYSTREAM_LONG=1 BAYSTREAM_IMAGE=$(abspath $(IMAGE)) BAYSTREAM_CACHE=$(abspath $(BUILD)/cache) $(GO) test -count=1 -timeout 4h -v -run '^TestFramePair$$' ./qemu/scenario
 
 lint: setup ## gofmt, go vet, staticcheck
 	@out=$$(gofmt -l $$(git ls-files '*.go')); if [ -n "$$out" ]; then echo "gofmt: $$out"; exit 1; fi
