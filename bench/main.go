@@ -68,6 +68,7 @@ var groups = []group{
 	{"image", "size of the bootable image", (*bench).imageSize, time.Minute},
 	{"clone", "clones beside lvcreate -s, one VM on virtual time", (*bench).clone, 10 * time.Minute},
 	{"boot", "power-on to REST beside an empty Go init, VMs on virtual time", (*bench).boot, 15 * time.Minute},
+	{"init", "a boot split by step; the daemon restarted under load, one VM on virtual time", (*bench).initProcess, 10 * time.Minute},
 	{"ram", "memory with 32 LUNs exported, one VM", (*bench).ram, 10 * time.Minute},
 	{"iscsi", "I/O over iSCSI beside bare LIO and tgt, one VM on virtual time", (*bench).iscsi, 10 * time.Minute},
 	{"hardware", "reading the hardware, hot-plug, one VM on virtual time", (*bench).hardware, 5 * time.Minute},

@@ -47,7 +47,6 @@ var rules = []rule{
 	{what: "- etcd's share of the second", ours: "debug-second-etcd-ms", peer: "debug-second-boot-ms", against: "the whole boot", unit: "ms"},
 	{what: "memory used, 32 LUNs exported", ours: "ram-used-kib", unit: "MiB", scale: 1. / 1024, bound: 200},
 	{what: "memory used, idle", ours: "idle-used-kib", unit: "MiB", scale: 1. / 1024},
-	{what: "- resident set of PID 1", ours: "rss-pid1-kib", unit: "MiB", scale: 1. / 1024},
 	{what: "- resident set of the daemon", ours: "rss-baystreamd-kib", unit: "MiB", scale: 1. / 1024},
 	{what: "- of it not in a file", ours: "anon-baystreamd-kib", unit: "MiB", scale: 1. / 1024},
 	{what: "kernel and initramfs", ours: "image-bytes", unit: "MiB", scale: 1. / (1 << 20), bound: 40},
@@ -64,7 +63,7 @@ var rules = []rule{
 // rows applies the rules; those whose figures are missing make no row.
 func rows(f figures) []row {
 	var out []row
-	for _, u := range slices.Concat(rules, hardwareRules, failoverRules) {
+	for _, u := range slices.Concat(rules, hardwareRules, failoverRules, initRules) {
 		if r, ok := u.row(f); ok {
 			out = append(out, r)
 		}

@@ -6,6 +6,7 @@
 // and then does what bench=MODE on the kernel's command line asks for:
 //
 //	boot  end the machine in order
+//	init  tell how the boot went by; restart the daemon under load
 //	ram   have 32 volumes exported, and say how much memory is used
 //
 // Its lines on the console are "bench NAME VALUE"; the last one is "bench end"
@@ -17,6 +18,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -58,10 +60,15 @@ func run() error {
 		time.Sleep(10 * time.Millisecond)
 	}
 	say("bench boot-ms %.1f", float64(ticks())/1e6)
-	if setting("bench") == "ram" {
-		if err := ram(context.Background(), a); err != nil {
-			return err
-		}
+	var err error
+	switch setting("bench") {
+	case "ram":
+		err = ram(context.Background(), a)
+	case "init":
+		err = errors.Join(sayBoot(), restart(context.Background(), a))
+	}
+	if err != nil {
+		return err
 	}
 	say("bench end")
 	return nil

@@ -20,7 +20,7 @@ func ram(ctx context.Context, a *appliance) error {
 	if err := a.setUp(ctx); err != nil {
 		return err
 	}
-	if err := deploy(ctx, a); err != nil {
+	if err := deploy(ctx, a, volumes); err != nil {
 		return err
 	}
 	luns, err := filepath.Glob("/sys/kernel/config/target/iscsi/*/tpgt_1/lun/lun_0")
@@ -51,8 +51,8 @@ func ram(ctx context.Context, a *appliance) error {
 	return nil
 }
 
-// deploy makes a golden image, a plan, servers, and a profile for each.
-func deploy(ctx context.Context, a *appliance) error {
+// deploy makes a golden image, a plan, n servers, and a profile for each.
+func deploy(ctx context.Context, a *appliance, n int) error {
 	golden := make([]byte, 16<<20)
 	copy(golden[8<<20:], "baystream benchmark")
 	t, err := a.work(ctx, "POST", "/rest/golden-images?name=bench", golden)
@@ -72,7 +72,7 @@ func deploy(ctx context.Context, a *appliance) error {
 		return err
 	}
 	var tasks []task
-	for n := range volumes {
+	for n := range n {
 		var hardware struct {
 			URI string `json:"uri"`
 		}
