@@ -52,14 +52,15 @@ const (
 )
 
 // DefaultTTL is how long the active appliance can be silent before another is
-// elected.
-const DefaultTTL = time.Second
+// elected. An upload of a golden image keeps its disk busy for longer than a
+// second; that its power is gone is known sooner than by any lease.
+const DefaultTTL = 3 * time.Second
 
 // A member whose lease runs out while it can reach the domain state gets a
-// longer one the next time, up to eight times as long, until it has held the
+// longer one the next time, up to four times as long, until it has held the
 // place for a minute: a slow appliance must not make the place wander.
 const (
-	maxPatience = 3
+	maxPatience = 2
 	calm        = time.Minute
 )
 

@@ -75,7 +75,7 @@ func (c *council) waitTerm(epoch uint64, not string) Term {
 // A lease is five times as long as an appliance's: several members share a
 // machine here, which may be busy.
 func (c *council) run(m *member) (e *Elector, stop func()) {
-	e = NewElector(m.node.Client(), m.name, 5*DefaultTTL, slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("member", m.name))
+	e = NewElector(m.node.Client(), m.name, 5*time.Second, slog.New(slog.NewTextHandler(c.t.Output(), nil)).With("member", m.name))
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {

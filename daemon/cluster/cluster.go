@@ -75,8 +75,8 @@ type Peer struct {
 // some hundred KiB), and an appliance has little memory: etcd keeps a
 // snapshot's worth of log entries and the touched part of its database in RAM.
 //
-// The times are as long as they can be: etcd makes no lease shorter than one and
-// a half elections, in whole seconds, and the active appliance wants one of one.
+// The times leave room for leases of a second: etcd makes none shorter than one
+// and a half elections, in whole seconds.
 const (
 	maxState    = 256 << 20 // bytes of the database; beyond it only deletes pass
 	maxRequest  = 24 << 20  // bytes of one transaction: a whole bundle is extracted in one
