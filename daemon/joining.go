@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -251,7 +252,7 @@ func (m *membership) ownAddress(ctx context.Context) (string, error) {
 	ip, err := m.d.managementAddress(wait)
 	switch {
 	case err == nil:
-		return fmt.Sprintf("%s:%d", ip, member.ServicePort), nil
+		return netip.AddrPortFrom(ip, member.ServicePort).String(), nil
 	case last != "" && ctx.Err() == nil:
 		return last, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -223,7 +224,7 @@ func (d *Daemon) addresses() map[string]string {
 		put(networkFrame, d.net.frameLink)
 		d.net.mu.Unlock()
 	}
-	put(networkDeployment, d.depl.Address)
+	put(networkDeployment, d.deployment().Address)
 	return all
 }
 
@@ -276,7 +277,7 @@ func (m *membership) look(ctx context.Context) error {
 		return err
 	}
 	m.mu.Lock()
-	changed := term.Holder != m.active.Holder || term.Epoch != m.active.Epoch || !maps.EqualFunc(modules, m.modules, sameModule)
+	changed := term.Holder != m.active.Holder || term.Epoch != m.active.Epoch || !reflect.DeepEqual(modules, m.modules)
 	m.active, m.modules = term, modules
 	if changed {
 		m.tell()
@@ -287,12 +288,6 @@ func (m *membership) look(ctx context.Context) error {
 		return nil
 	}
 	return errors.Join(m.introduce(ctx, own), m.remember(ctx))
-}
-
-func sameModule(a, b domain.Module) bool {
-	addrs := maps.Equal(a.Addresses, b.Addresses)
-	a.Addresses, b.Addresses = nil, nil
-	return addrs && fmt.Sprint(a) == fmt.Sprint(b)
 }
 
 // introduce writes where this module is into its record.
