@@ -164,13 +164,14 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 		}
 	}
 	g.Go(behindREST(d.hw.run))
-	g.Go(behindREST(d.hw.inPlace(d.storage)))
+	g.Go(behindREST(d.hw.inPlace(d.role.run)))
 	g.Go(behindREST(func(ctx context.Context) error { return d.replicate(ctx, store) }))
 	g.Go(behindREST(func(ctx context.Context) error {
 		ready()
 		return d.beat(ctx)
 	}))
 
+	d.mem.Groups, d.mem.Epochs = d.role.voteGroups, d.role.epochs
 	elector := cluster.NewElector(d.node.Client(), d.mem.ID(), cluster.DefaultTTL, d.log.With("part", "election"))
 	office := d.mem.newOffice(ctx, authority, elector)
 	if d.mem.alone() {
@@ -206,6 +207,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 		g.Go(func() error { return d.hw.inPlace(d.boot)(ctx) })
 		g.Go(func() error { return deployer.KeepTrash(ctx) })
 		g.Go(func() error { return d.mem.advance(ctx, office.Claims) })
+		g.Go(func() error { return d.formPair(ctx) })
 		if epoch > 0 {
 			g.Go(func() error { return d.holdService(ctx, server, authority) })
 		}
@@ -384,6 +386,9 @@ func (d *Daemon) info() rest.Info {
 // deployment network.
 func (d *Daemon) portal() netip.Addr {
 	depl := d.deployment()
+	if portals, err := d.groupPortals(); err == nil && portals != nil && depl.Address.IsValid() {
+		return portals[firstGroup]
+	}
 	if depl.Portal.IsValid() {
 		return depl.Portal
 	}
@@ -410,18 +415,6 @@ func (d *Daemon) startState(ctx context.Context) (authority *pki.Authority, err 
 	d.state = cluster.NewStore(d.node.Client())
 	d.judgeVotes(ctx)
 	return authority, nil
-}
-
-// storage runs the storage role. One that was claimed has none yet: the records
-// are those of its partner's disk.
-func (d *Daemon) storage(ctx context.Context) error {
-	if !d.mem.claimed() {
-		return d.role.run(ctx)
-	}
-	d.board.set("storage", domain.StatusWarning, "this appliance serves no volumes yet", "It takes part once the pair's storage is formed.")
-	close(d.role.settled)
-	<-ctx.Done()
-	return nil
 }
 
 func (d *Daemon) closeNode() {

@@ -29,6 +29,7 @@ func (f *filling) MayClone() error { return kinds(f.pool.Guard(0), "OS volume") 
 func (f *filling) Create(_ context.Context, s deploy.VolumeSpec) (int64, error) {
 	return s.Size, kinds(f.pool.Guard(0), "OS volume "+s.Name)
 }
+func (f *filling) Join(context.Context, string) error                 { return nil }
 func (f *filling) Unexport(context.Context, string) error             { return nil }
 func (f *filling) Delete(context.Context, string) error               { return nil }
 func (f *filling) Sessions(context.Context, string) ([]string, error) { return nil, nil }

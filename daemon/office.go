@@ -75,3 +75,8 @@ func (o *office) HandOver(ctx context.Context, to string) error {
 	}
 	return o.Office.HandOver(ctx, to)
 }
+
+// MoveGroup implements rest.Membership.
+func (o *office) MoveGroup(ctx context.Context, name, to string) (domain.VoteGroup, error) {
+	return o.m.d.role.moveGroup(ctx, name, to)
+}

@@ -32,8 +32,8 @@ func (r *storageRole) Attributes(content string) ([]domain.ScriptAttribute, erro
 	return scriptAttributes(content)
 }
 
-// openVolume opens the device of a volume.
-func (r *storageRole) openVolume(id string, write bool) (*os.File, int64, error) {
+// openVolume opens the device of a volume for writing: one that is a draft.
+func (r *storageRole) openVolume(id string) (*os.File, int64, error) {
 	st, err := r.up()
 	if err != nil {
 		return nil, 0, err
@@ -42,11 +42,7 @@ func (r *storageRole) openVolume(id string, write bool) (*os.File, int64, error)
 	if err != nil {
 		return nil, 0, kinds(err, "OS volume "+id)
 	}
-	flags := os.O_RDONLY
-	if write {
-		flags = os.O_RDWR
-	}
-	f, err := os.OpenFile(v.Device(), flags, 0)
+	f, err := os.OpenFile(v.Device(), os.O_RDWR, 0)
 	if err != nil {
 		return nil, 0, fmt.Errorf("OS volume %s: %w", v.Name, err)
 	}

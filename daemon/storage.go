@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"baystream/daemon/artifact"
 	"baystream/daemon/cluster"
 	"baystream/daemon/deploy"
@@ -25,14 +27,20 @@ const portalPort = 3260
 // library and of deploy. Until the storage is up its methods say Unavailable.
 type storageRole struct {
 	d       *Daemon
+	pair    pairState
 	settled chan struct{} // closed when the first attempt to come up has ended
 
 	mu sync.RWMutex
 	st *storage.Storage
+	p  *pairing // nil: this appliance is alone
 }
 
 func newStorageRole(d *Daemon) *storageRole {
-	return &storageRole{d: d, settled: make(chan struct{})}
+	r := &storageRole{d: d, settled: make(chan struct{})}
+	if d.state != nil {
+		r.pair = newPairState(d.state)
+	}
+	return r
 }
 
 // run brings storage up, tries again while it fails, and then reconciles now
@@ -64,18 +72,34 @@ func (r *storageRole) run(ctx context.Context) error {
 			wait = min(2*wait, time.Minute)
 		}
 	}
-	return r.keep(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	if st, err := r.up(); err == nil {
+		g.Go(func() error { return r.pairUp(ctx, st) })
+	}
+	g.Go(func() error { return r.keep(ctx) })
+	return g.Wait()
 }
 
 func (r *storageRole) open(ctx context.Context) error {
 	if err := loadModules(storageModules); err != nil {
 		return err
 	}
+	disk, err := diskID(r.d.cfg.State)
+	if err != nil {
+		return err
+	}
+	pairing, err := r.firstPairing(ctx)
+	if err != nil {
+		return err
+	}
 	st, err := storage.Open(ctx, storage.Config{
-		MetaDev: r.d.disk.Meta, DataDev: r.d.disk.Data, Records: newRecords(r.d.state), Log: r.d.log.With("part", "storage"),
+		MetaDev: r.d.disk.Meta, DataDev: r.d.disk.Data, Records: newRecords(r.d.state, disk), Pair: pairing, Log: r.d.log.With("part", "storage"),
 	})
 	if err != nil {
 		return err
+	}
+	if pairing == nil {
+		r.holdPortal(ctx)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -89,6 +113,9 @@ func (r *storageRole) keep(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
 	for {
+		if r.paired() == nil && ctx.Err() == nil {
+			r.holdPortal(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			r.mu.RLock()
@@ -145,6 +172,24 @@ func (r *storageRole) Ready() error {
 		return domain.Errorf(domain.Unavailable, "deployment network", "is on trial: what is served there now may lose its address").Fix("Confirm the change or wait until it takes itself back; see bayctl net.")
 	}
 	return nil
+}
+
+// holdPortal gives an appliance that is alone the address of the first group,
+// if the frame sets one: then a partner can be added without a server noticing.
+func (r *storageRole) holdPortal(ctx context.Context) {
+	a := r.d.portalAddresses()
+	if a.Groups == nil {
+		return
+	}
+	if !a.Held(firstGroup) {
+		if err := a.Add(ctx, firstGroup); err != nil {
+			r.d.log.Warn("portal address", "err", err)
+			return
+		}
+	}
+	if err := a.Announce(ctx, firstGroup); err != nil {
+		r.d.log.Debug("announce the portal address", "err", err)
+	}
 }
 
 // MayClone implements deploy.Storage.
@@ -243,8 +288,32 @@ func (r *storageRole) Create(ctx context.Context, spec deploy.VolumeSpec) (int64
 	if err != nil {
 		return 0, err
 	}
-	v, err := st.CreateVolume(ctx, storage.Spec{ID: spec.ID, Name: spec.Name, GoldenID: spec.Golden, SizeBytes: uint64(spec.Size)})
+	group, err := r.emptiest(ctx)
+	if err != nil {
+		return 0, err
+	}
+	v, err := st.CreateVolume(ctx, storage.Spec{ID: spec.ID, Name: spec.Name, GoldenID: spec.Golden, SizeBytes: uint64(spec.Size), Group: group, Draft: true})
 	return int64(v.SizeBytes), kinds(err, "OS volume "+spec.Name)
+}
+
+// Join implements deploy.Storage.
+func (r *storageRole) Join(ctx context.Context, id string) error {
+	st, err := r.up()
+	if err != nil {
+		return err
+	}
+	v, err := st.Volume(id)
+	if err != nil {
+		return kinds(err, "OS volume "+id)
+	}
+	if p := r.paired(); p != nil {
+		return kinds(p.join(ctx, v), "OS volume "+id)
+	}
+	// The pair's record comes first: a partner that is added later has it from there.
+	if err := r.pair.volumes.Put(ctx, id, pairVolume{Volume: v, Maker: r.d.mem.ID(), Joined: true}); err != nil {
+		return err
+	}
+	return kinds(st.Settle(ctx, id), "OS volume "+id)
 }
 
 // Export implements deploy.Storage.
@@ -256,9 +325,31 @@ func (r *storageRole) Export(ctx context.Context, id string, a deploy.Access) (n
 	if err != nil {
 		return netip.AddrPort{}, err
 	}
-	portal := netip.AddrPortFrom(r.d.portal(), portalPort)
-	_, err = st.Export(ctx, id, storage.Access{InitiatorIQN: a.Initiator, User: a.User, Secret: target.Secret(a.Secret), Portal: portal})
-	return portal, kinds(err, "OS volume "+id)
+	access := storage.Access{InitiatorIQN: a.Initiator, User: a.User, Secret: target.Secret(a.Secret), Portal: netip.AddrPortFrom(r.d.portal(), portalPort)}
+	if p := r.paired(); p != nil {
+		portal, err := p.export(ctx, id, access)
+		return portal, kinds(err, "OS volume "+id)
+	}
+	if err := r.grant(ctx, id, &access); err != nil {
+		return netip.AddrPort{}, err
+	}
+	_, err = st.Export(ctx, id, access)
+	return access.Portal, kinds(err, "OS volume "+id)
+}
+
+// grant notes in the pair's record of a volume who may reach it.
+func (r *storageRole) grant(ctx context.Context, id string, a *storage.Access) error {
+	_, err := r.pair.volumes.Update(ctx, id, func(v *pairVolume) error {
+		if v.ID == "" {
+			return errGone
+		}
+		v.Access = a
+		return nil
+	})
+	if errors.Is(err, errGone) {
+		return nil // a draft: nobody reaches it
+	}
+	return err
 }
 
 // Unexport implements deploy.Storage.
@@ -267,10 +358,13 @@ func (r *storageRole) Unexport(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if p := r.paired(); p != nil {
+		return kinds(p.unexport(ctx, id), "OS volume "+id)
+	}
 	if err := st.Unexport(ctx, id, false); err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return kinds(err, "OS volume "+id)
 	}
-	return nil
+	return r.grant(ctx, id, nil)
 }
 
 // Sessions implements deploy.Storage.
@@ -290,6 +384,9 @@ func (r *storageRole) Sessions(ctx context.Context, id string) ([]string, error)
 	for _, s := range sessions {
 		out = append(out, s.Initiator)
 	}
+	if p := r.paired(); p != nil && len(out) == 0 {
+		out = p.sessionsThere(id)
+	}
 	return out, nil
 }
 
@@ -299,10 +396,44 @@ func (r *storageRole) Delete(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
+	if p := r.paired(); p != nil {
+		return kinds(p.delete(ctx, id), "OS volume "+id)
+	}
 	if err := st.DeleteVolume(ctx, id); err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return kinds(err, "OS volume "+id)
 	}
-	return nil
+	return r.pair.volumes.Delete(ctx, id)
+}
+
+// paired is this appliance's part of the pair; nil while it is alone.
+func (r *storageRole) paired() *pairing {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.p
+}
+
+// emptiest is the group that a new volume goes to: that with fewer volumes.
+func (r *storageRole) emptiest(ctx context.Context) (int, error) {
+	if r.paired() == nil {
+		return firstGroup, nil
+	}
+	volumes, err := r.pair.volumes.List(ctx)
+	if err != nil {
+		return 0, err
+	}
+	count := map[int]int{}
+	for _, v := range volumes {
+		if !v.Deleting {
+			count[v.group()]++
+		}
+	}
+	best := firstGroup
+	for _, n := range groups() {
+		if count[n] < count[best] {
+			best = n
+		}
+	}
+	return best, nil
 }
 
 // volume returns how one volume is.
@@ -379,8 +510,9 @@ type records struct {
 	volumes *cluster.KV[storage.Volume]
 }
 
-func newRecords(s *cluster.Store) records {
-	return records{cluster.NewKV[storage.Golden](s.Client, "storage/goldens"), cluster.NewKV[storage.Volume](s.Client, "storage/volumes")}
+// newRecords are those of one data disk: what is in its pool.
+func newRecords(s *cluster.Store, disk string) records {
+	return records{cluster.NewKV[storage.Golden](s.Client, "storage/"+disk+"/goldens"), cluster.NewKV[storage.Volume](s.Client, "storage/"+disk+"/volumes")}
 }
 
 // Load implements storage.Records.
@@ -421,8 +553,21 @@ func (r records) DeleteVolume(ctx context.Context, id string) error { return r.v
 
 // Disk implements deploy.Personaliser: it reads a volume that nobody uses.
 func (r *storageRole) Disk(ctx context.Context, id string) (io.ReadCloser, int64, error) {
-	f, size, err := r.openVolume(id, false)
-	return f, size, err
+	st, err := r.up()
+	if err != nil {
+		return nil, 0, err
+	}
+	f, size, err := st.OpenVolume(ctx, id)
+	if err != nil {
+		return nil, 0, kinds(err, "OS volume "+id)
+	}
+	return wholeVolume{io.NewSectionReader(f, 0, size), f}, size, nil
+}
+
+// wholeVolume reads a volume's contents to their end, and nothing behind them.
+type wholeVolume struct {
+	*io.SectionReader
+	io.Closer
 }
 
 // roomToCopy refuses what would fill the pool beyond the guard's limit: below it
@@ -445,12 +590,12 @@ func (r *storageRole) roomToCopy(ctx context.Context, id string) error {
 
 // Copy implements deploy.Personaliser.
 func (r *storageRole) Copy(ctx context.Context, from, to string) error {
-	src, size, err := r.openVolume(from, false)
+	src, size, err := r.Disk(ctx, from)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, room, err := r.openVolume(to, true)
+	dst, room, err := r.openVolume(to)
 	if err != nil {
 		return err
 	}

@@ -120,6 +120,9 @@ func (o options) spec(ctx context.Context, progress func(string)) (image.Spec, e
 		if spec.Programs["bin/baystreamd"], err = o.program(ctx, o.daemon, "baystreamd", "./cmd/baystreamd", progress); err != nil {
 			return spec, err
 		}
+		if spec.Programs["bin/bayfence"], err = o.program(ctx, "", "bayfence", "./cmd/bayfence", progress); err != nil {
+			return spec, err
+		}
 		spec.Services = append(spec.Services, image.Daemon, image.Console, image.Health)
 	}
 	for _, s := range o.services {

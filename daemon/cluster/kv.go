@@ -139,6 +139,11 @@ func (v *Value[T]) Update(ctx context.Context, change func(*T) error) (T, error)
 // Delete removes the value.
 func (v *Value[T]) Delete(ctx context.Context) error { return v.kv.Delete(ctx, v.name) }
 
+// Watch is Table.Watch for the value.
+func (v *Value[T]) Watch(ctx context.Context) <-chan struct{} {
+	return watch(ctx, v.kv.client, v.kv.key(v.name))
+}
+
 // GetIn is Get inside a transaction.
 func (v *Value[T]) GetIn(tx *Txn) (T, bool, error) { return v.kv.GetIn(tx, v.name) }
 

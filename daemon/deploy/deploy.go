@@ -62,6 +62,9 @@ type Storage interface {
 	// Create makes the clone and its device; repeating it changes nothing. It
 	// returns the volume's size in bytes.
 	Create(ctx context.Context, spec VolumeSpec) (int64, error)
+	// Join ends the making of a volume: from now on both appliances of a pair
+	// have it, and any of them may go on with it. Repeating it changes nothing.
+	Join(ctx context.Context, id string) error
 	// Export serves the volume to one initiator and returns the portal.
 	Export(ctx context.Context, id string, a Access) (netip.AddrPort, error)
 	Unexport(ctx context.Context, id string) error

@@ -45,6 +45,15 @@ func (f *fakeStorage) Create(_ context.Context, s VolumeSpec) (int64, error) {
 	return n, nil
 }
 
+func (f *fakeStorage) Join(_ context.Context, id string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.volumes[id] == nil {
+		return errors.New("no such volume")
+	}
+	return nil
+}
+
 func (f *fakeStorage) Export(_ context.Context, id string, a Access) (netip.AddrPort, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -206,7 +206,8 @@ func (d *Deployer) appendLog(id string) (*os.File, error) {
 	return os.OpenFile(filepath.Join(d.logs, id+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
-// personalise runs the build plan on the fresh clone.
+// personalise runs the build plan on the fresh clone, which is then whole and
+// goes to both appliances of a pair.
 func (d *Deployer) personalise(ctx context.Context, r *task.Run) error {
 	p, err := d.profile(ctx, r)
 	if err != nil {
@@ -222,17 +223,18 @@ func (d *Deployer) personalise(ctx context.Context, r *task.Run) error {
 		if err := d.storage.Delete(ctx, id); err != nil {
 			return err
 		}
-		spec := VolumeSpec{ID: id, Name: p.Name, Size: res.size}
-		if res.golden != nil {
-			spec.Golden = res.golden.InPool()
-		}
-		if _, err := d.storage.Create(ctx, spec); err != nil {
-			return err
-		}
+	}
+	spec := VolumeSpec{ID: id, Name: p.Name, Size: res.size}
+	if res.golden != nil {
+		spec.Golden = res.golden.InPool()
+	}
+	// The appliance that made the clone may not be this one.
+	if _, err := d.storage.Create(ctx, spec); err != nil {
+		return err
 	}
 	if len(res.scripts) == 0 {
 		r.Logf("the build plan has no steps")
-		return nil
+		return d.storage.Join(ctx, id)
 	}
 	if err := r.Set(ctx, keyBegun, "yes"); err != nil {
 		return err
@@ -248,7 +250,10 @@ func (d *Deployer) personalise(ctx context.Context, r *task.Run) error {
 		return err
 	}
 	defer log.Close()
-	return d.plans.Run(ctx, id, res.scripts, res.values, res.secrets, activity{w: log, r: r})
+	if err := d.plans.Run(ctx, id, res.scripts, res.values, res.secrets, activity{w: log, r: r}); err != nil {
+		return err
+	}
+	return d.storage.Join(ctx, id)
 }
 
 // initiators adds the reserved attributes of the server's boot ports (spec

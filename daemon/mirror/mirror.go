@@ -78,6 +78,10 @@ const (
 	SyncSource   Connection = 16
 	SyncTarget   Connection = 17
 	pausedSyncT  Connection = 21
+
+	startingSyncS Connection = 11
+	wfBitMapS     Connection = 13
+	pausedSyncS   Connection = 20
 )
 
 var connectionNames = [...]string{
@@ -99,6 +103,12 @@ func (c Connection) Up() bool { return c >= Connected }
 // Resyncing says that blocks are, or wait to be, copied from one leg to the
 // other.
 func (c Connection) Resyncing() bool { return c > Connected && c <= pausedSyncT && c != 18 && c != 19 }
+
+// Source says that blocks are, or wait to be, copied from this leg to the
+// partner's.
+func (c Connection) Source() bool {
+	return c == startingSyncS || c == wfBitMapS || c == SyncSource || c == pausedSyncS
+}
 
 // State is what DRBD says about one resource.
 type State struct {

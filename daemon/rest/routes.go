@@ -114,6 +114,8 @@ func (s *Server) routes() http.Handler {
 	on("PUT /rest/baystream/net/settings", admin, s.changeNetwork)
 	on("POST /rest/baystream/net/settings/confirm", admin, s.confirmNetwork)
 	on("GET /rest/baystream/storage", anyone, s.report(Appliance.Storage))
+	on("GET /rest/baystream/storage/groups", anyone, s.storageGroups)
+	on("POST /rest/baystream/storage/groups/{name}/owner", admin, s.moveGroup)
 	on("GET /rest/baystream/cluster", anyone, s.report(Appliance.Cluster))
 	on("GET /rest/baystream/votes", anyone, s.votes)
 	on("POST /rest/baystream/active", admin, s.handOver)

@@ -16,6 +16,8 @@ type Membership interface {
 	Claim(ctx context.Context, req domain.ClaimRequest, user string) (domain.Module, []string, error)
 	RemoveModule(ctx context.Context, id string) error
 	HandOver(ctx context.Context, to string) error
+	// MoveGroup has a storage group served by a module, or at its home.
+	MoveGroup(ctx context.Context, name, to string) (domain.VoteGroup, error)
 }
 
 // membership is what the Config has, or an error that says that this appliance
@@ -58,4 +60,38 @@ func (s *Server) handOver(w http.ResponseWriter, r *http.Request) error {
 	s.Log.Info("audit: management handed over", "to", req.To, "by", owner(r), "source", source(r))
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// moveGroup has a storage group served by another appliance, as a planned step.
+func (s *Server) moveGroup(w http.ResponseWriter, r *http.Request) error {
+	m, err := s.membership()
+	if err != nil {
+		return err
+	}
+	var req struct {
+		To string `json:"to"` // id of the module, or "home"
+	}
+	if err := decode(w, r, &req); err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	g, err := m.MoveGroup(r.Context(), name, req.To)
+	if err != nil {
+		return err
+	}
+	s.Log.Info("audit: storage group moved", "group", name, "to", req.To, "by", owner(r), "source", source(r))
+	return s.ok(w, g)
+}
+
+// storageGroups are where the storage groups are.
+func (s *Server) storageGroups(w http.ResponseWriter, r *http.Request) error {
+	m, err := s.membership()
+	if err != nil {
+		return err
+	}
+	v, err := m.Votes(r.Context())
+	if err != nil {
+		return err
+	}
+	return s.ok(w, v.Groups)
 }

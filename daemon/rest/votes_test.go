@@ -48,6 +48,9 @@ func (m *guild) RemoveModule(_ context.Context, id string) error {
 }
 
 func (m *guild) HandOver(_ context.Context, to string) error { m.to = to; return nil }
+func (m *guild) MoveGroup(_ context.Context, name, to string) (domain.VoteGroup, error) {
+	return domain.VoteGroup{Name: name, Owner: to}, nil
+}
 
 func TestDomainIsMadeBeforeModulesAreClaimed(t *testing.T) {
 	g := readyRig(t)

@@ -33,17 +33,42 @@ const (
 	removeLimit = 20 * time.Second
 )
 
+// SetPair makes this appliance one of a pair from now on, or tells the partner's
+// new address: links to the old one end. Volumes stay as they are otherwise.
+func (s *Storage) SetPair(ctx context.Context, p Pairing) error {
+	old := s.paired.Load()
+	if old != nil && *old == p {
+		return nil
+	}
+	var err error
+	if old != nil && old.Remote.IsValid() {
+		err = inParallel(s.book.all().Volumes, func(v Volume) error {
+			if link, err := s.peer(v); err == nil && v.Made {
+				return s.mirror.Disconnect(ctx, v.resource(), link, true)
+			}
+			return nil
+		})
+	}
+	s.paired.Store(&p)
+	return err
+}
+
+// inPair says that the pair decides about v: it is not one that only this
+// appliance has.
+func (s *Storage) inPair(v Volume) bool { return s.paired.Load() != nil && !v.Draft }
+
 // peer is the link of a volume.
 func (s *Storage) peer(v Volume) (mirror.Peer, error) {
-	if s.pair == nil {
+	p := s.paired.Load()
+	if p == nil {
 		return mirror.Peer{}, errors.New("this appliance has no partner")
 	}
-	port := cmp.Or(s.pair.Port, mirrorPorts) + v.Minor
+	port := cmp.Or(p.Port, mirrorPorts) + v.Minor
 	if port > 65535 {
 		return mirror.Peer{}, fmt.Errorf("minor %d has no port", v.Minor)
 	}
 	return mirror.Peer{
-		Local: netip.AddrPortFrom(s.pair.Local, uint16(port)), Remote: netip.AddrPortFrom(s.pair.Remote, uint16(port)), Secret: s.pair.Secret,
+		Local: netip.AddrPortFrom(p.Local, uint16(port)), Remote: netip.AddrPortFrom(p.Remote, uint16(port)), Secret: p.Secret,
 	}, nil
 }
 
@@ -185,7 +210,7 @@ func (s *Storage) Demote(ctx context.Context, id string) error {
 		if err := s.releasePartitions(ctx, v); err != nil {
 			return err
 		}
-		if err := syncNode(v.Device()); err != nil {
+		if err := s.syncGood(ctx, v); err != nil {
 			return err
 		}
 		err := s.mirror.Demote(ctx, v.resource(), v.Minor)
@@ -194,6 +219,19 @@ func (s *Storage) Demote(ctx context.Context, id string) error {
 		}
 		return err
 	})
+}
+
+// syncGood flushes a primary, unless it reaches no leg: then there is nothing
+// that could be flushed.
+func (s *Storage) syncGood(ctx context.Context, v Volume) error {
+	st, found, err := s.mirror.State(ctx, v.Minor)
+	if err != nil || !found || st.Role != mirror.Primary {
+		return err
+	}
+	if st.Disk <= mirror.Failed && !st.Connection.Up() {
+		return nil
+	}
+	return syncNode(v.Device())
 }
 
 // Outdate marks the attached leg of a volume as older than the partner's.

@@ -185,7 +185,7 @@ func (l *ledger) newVolume(s Spec) (Volume, error) {
 	if err != nil {
 		return Volume{}, err
 	}
-	return Volume{ID: s.ID, Name: s.Name, GoldenID: s.GoldenID, Digest: digest, SizeBytes: s.SizeBytes, Group: s.Group,
+	return Volume{ID: s.ID, Name: s.Name, GoldenID: s.GoldenID, Digest: digest, SizeBytes: s.SizeBytes, Group: s.Group, Draft: s.Draft,
 		ThinID: thin, Minor: l.newMinor(), UUID: mirror.NewUUID()}, nil
 }
 
@@ -197,7 +197,7 @@ func (l *ledger) adopt(ctx context.Context, v Volume) (Volume, error) {
 	if err == nil {
 		v.ThinID, err = l.newThin()
 	}
-	v.Made, v.Deleting, v.Access = false, false, nil
+	v.Made, v.Deleting, v.Draft, v.Access = false, false, false, nil
 	if err == nil {
 		l.volumes[v.ID] = v
 	}

@@ -34,6 +34,7 @@ type Volume struct {
 	Deleting  bool    `json:"deleting,omitempty"`
 	Access    *Access `json:"access,omitempty"` // exported to, nil: to nobody
 	Group     int     `json:"group,omitempty"`  // storage group: what moves between the appliances of a pair together
+	Draft     bool    `json:"draft,omitempty"`  // made here alone: the partner of a pair has no leg yet (Settle)
 }
 
 // Access says who may reach an exported volume, and where.

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 
@@ -70,6 +71,7 @@ type Spec struct {
 	GoldenID  string // clone of this image; empty: an empty volume
 	SizeBytes uint64 // at least the image's size, a multiple of 4 KiB; 0: the image's size
 	Group     int    // storage group of a pair
+	Draft     bool   // see Volume.Draft
 }
 
 // Storage is the storage of one appliance.
@@ -77,7 +79,7 @@ type Storage struct {
 	pool   *pool.Pool
 	mirror *mirror.Control
 	target *target.Reconciler
-	pair   *Pairing // nil: alone
+	paired atomic.Pointer[Pairing] // nil: alone
 	book   *ledger
 	gate   chan struct{} // parallel tokens
 	log    *slog.Logger
@@ -96,7 +98,8 @@ func Open(ctx context.Context, cfg Config) (*Storage, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Storage{log: cfg.Log, pair: cfg.Pair, gate: make(chan struct{}, parallel)}
+	s := &Storage{log: cfg.Log, gate: make(chan struct{}, parallel)}
+	s.paired.Store(cfg.Pair)
 	var err error
 	if s.book, err = loadLedger(ctx, cfg.Records); err != nil {
 		return nil, fmt.Errorf("storage: %w", err)
@@ -159,7 +162,7 @@ func (s *Storage) removeStray(ctx context.Context, iqn string) error {
 		return err
 	}
 	defer unlock()
-	if v, ok := s.book.volume(id); ok && v.Access != nil {
+	if v, ok := s.book.volume(id); ok && (v.Access != nil || s.inPair(v)) {
 		return nil
 	}
 	return s.target.Remove(ctx, iqn, "", false)
@@ -179,7 +182,7 @@ func (s *Storage) reconcileVolume(ctx context.Context, v Volume) error {
 		err = s.destroy(ctx, v)
 	case !v.Made:
 		return nil // its creation is repeated, or it is deleted
-	case s.pair != nil:
+	case s.inPair(v):
 		return nil // the pair decides
 	default:
 		if err = s.up(ctx, v, false); err == nil && v.Access != nil {
@@ -232,7 +235,7 @@ func (s *Storage) createVolume(ctx context.Context, spec Spec) (Volume, error) {
 		return Volume{}, fmt.Errorf("%w: is being deleted", ErrConflict)
 	case found && (v.GoldenID != spec.GoldenID || v.SizeBytes != spec.SizeBytes):
 		return Volume{}, fmt.Errorf("%w: golden image %q, %d bytes", ErrConflict, v.GoldenID, v.SizeBytes)
-	case found && v.Made && s.pair != nil:
+	case found && v.Made && s.inPair(v):
 		return v, nil // the pair decides
 	case found && v.Made:
 		return v, s.up(ctx, v, false)
@@ -446,6 +449,9 @@ func (s *Storage) Export(ctx context.Context, id string, a Access) (string, erro
 }
 
 func (s *Storage) export(ctx context.Context, v Volume) error {
+	if v.Access == nil {
+		return nil
+	}
 	if err := s.releasePartitions(ctx, v); err != nil {
 		return err
 	}

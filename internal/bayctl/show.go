@@ -162,7 +162,7 @@ func served(s domain.StorageReport) int {
 }
 
 func (a *app) storageCmd() *cobra.Command {
-	return simple(a, "storage", "Pool, golden images and volumes as the kernel sees them", "/rest/baystream/storage",
+	cmd := simple(a, "storage", "Pool, golden images and volumes as the kernel sees them", "/rest/baystream/storage",
 		func(w io.Writer, v domain.StorageReport) {
 			fmt.Fprintf(w, "pool: %s  %s\n", v.Status, v.Detail)
 			if v.DataBytes > 0 {
@@ -178,6 +178,28 @@ func (a *app) storageCmd() *cobra.Command {
 				return []any{s.Name, size(s.Bytes), size(s.Used), s.Device, s.Role, s.Disk, s.Peer, strings.Join(s.Sessions, " ")}
 			})
 		})
+	cmd.AddCommand(
+		simple(a, "groups", "Where the storage groups of the pair are", groupsURI, func(w io.Writer, groups []domain.VoteGroup) { showGroups(w, groups) }),
+		a.moveGroupCmd())
+	return cmd
+}
+
+const groupsURI = "/rest/baystream/storage/groups"
+
+// moveGroupCmd moves a storage group on purpose.
+func (a *app) moveGroupCmd() *cobra.Command {
+	return &cobra.Command{Use: "move GROUP MODULE|home", Short: "Have a storage group served by the other appliance, or at its home again", Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.connect(cmd.Context())
+			if err != nil {
+				return err
+			}
+			var g domain.VoteGroup
+			if _, err := c.do(cmd.Context(), http.MethodPost, groupsURI+"/"+url.PathEscape(args[0])+"/owner", map[string]string{"to": args[1]}, &g); err != nil {
+				return err
+			}
+			return a.print(g, func(w io.Writer) { fmt.Fprintf(w, "group %s is served by %s\n", g.Name, g.Owner) })
+		}}
 }
 
 func short(hash string) string {

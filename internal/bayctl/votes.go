@@ -45,8 +45,12 @@ func showVotes(w io.Writer, v domain.VotesReport) {
 		return
 	}
 	fmt.Fprintln(w)
-	lines = nil
-	for _, g := range v.Groups {
+	showGroups(w, v.Groups)
+}
+
+func showGroups(w io.Writer, groups []domain.VoteGroup) {
+	var lines [][]any
+	for _, g := range groups {
 		lines = append(lines, []any{g.Name, g.Owner, g.Home, g.Epoch, g.State})
 	}
 	rows(w, []any{"group", "served by", "home", "epoch", "state"}, lines)
