@@ -44,6 +44,7 @@ func (p *pairing) Look(ctx context.Context) (map[int][]pair.Volume, error) {
 			p.targets = append(p.targets, id)
 		}
 	}
+	slices.Sort(p.targets)
 	return out, nil
 }
 

@@ -60,13 +60,19 @@ func (r *Register[T]) Read(ctx context.Context, name string) (T, int64, error) {
 	return v, resp.Kvs[0].ModRevision, err
 }
 
+// Stored is a value and its revision.
+type Stored[T any] struct {
+	Value    T
+	Revision int64
+}
+
 // List returns all values by name.
-func (r *Register[T]) List(ctx context.Context) (map[string]T, error) {
+func (r *Register[T]) List(ctx context.Context) (map[string]Stored[T], error) {
 	resp, err := r.kv.Get(ctx, r.prefix, clientv3.WithPrefix())
 	if err != nil {
 		return nil, wrap("list "+r.prefix, err)
 	}
-	all := make(map[string]T, len(resp.Kvs))
+	all := make(map[string]Stored[T], len(resp.Kvs))
 	for _, kv := range resp.Kvs {
 		var v T
 		if _, err := r.decode(kv, &v); err != nil {
@@ -76,7 +82,7 @@ func (r *Register[T]) List(ctx context.Context) (map[string]T, error) {
 		if err != nil {
 			return nil, err
 		}
-		all[name] = v
+		all[name] = Stored[T]{v, kv.ModRevision}
 	}
 	return all, nil
 }

@@ -55,7 +55,7 @@ func TestOneOfManyWinsEachEpoch(t *testing.T) {
 		}
 	}
 	all, err := r.List(t.Context())
-	if err != nil || len(all) != 1 || all["group 1"].Epoch != rounds {
+	if err != nil || len(all) != 1 || all["group 1"].Value.Epoch != rounds {
 		t.Errorf("List = %v, %v", all, err)
 	}
 }

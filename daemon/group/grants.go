@@ -35,14 +35,15 @@ func Name(group int) string { return strconv.Itoa(group) }
 
 // Read implements Grants.
 func (g *Register) Read(ctx context.Context) (map[int]pair.Record, error) {
+	stored, err := g.reg.List(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("records of the groups: %w", err)
+	}
 	all := map[int]pair.Record{}
 	for _, n := range g.groups {
-		r, revision, err := g.reg.Read(ctx, Name(n))
-		if err != nil {
-			return nil, fmt.Errorf("record of group %d: %w", n, err)
-		}
-		if revision != 0 {
-			r.Revision = revision
+		if s, ok := stored[Name(n)]; ok {
+			r := s.Value
+			r.Revision = s.Revision
 			all[n] = r
 		}
 	}

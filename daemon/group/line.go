@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"sync"
 	"time"
 
@@ -35,7 +36,15 @@ type Line interface {
 	// Last is what the partner said last, and when by this module's clock;
 	// negative: never.
 	Last() (Word, time.Duration)
-	Heard() <-chan struct{} // wakes after each word
+	Heard() <-chan struct{} // wakes after each word that has news
+}
+
+// news says whether w tells something else than old.
+func (w Word) news(old Word) bool {
+	for _, x := range []*Word{&w, &old} {
+		x.Session, x.Echo, x.Number = "", "", 0
+	}
+	return !reflect.DeepEqual(w, old)
 }
 
 // Talk seals what is said and believes what is heard, apart from sockets. A word
@@ -114,10 +123,13 @@ func (t *Talk) Open(datagram []byte) error {
 	if t.last.Session != "" && t.last.Session != w.Session {
 		t.over[t.last.Session] = true
 	}
+	news := t.at < 0 || w.Session != t.last.Session || w.news(t.last)
 	t.peer, t.last, t.at = w.Session, w, t.now()
-	select {
-	case t.heard <- struct{}{}:
-	default:
+	if news {
+		select {
+		case t.heard <- struct{}{}:
+		default:
+		}
 	}
 	return nil
 }

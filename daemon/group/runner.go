@@ -67,7 +67,7 @@ const (
 	retryMin  = 500 * time.Millisecond
 	retryMax  = 2 * time.Second
 	again     = pair.HelloEvery
-	readEvery = 500 * time.Millisecond
+	readEvery = time.Second // what changed wakes the reader before
 )
 
 // Runner runs the groups of one appliance.
@@ -76,8 +76,10 @@ type Runner struct {
 	log  *slog.Logger
 	wake chan struct{} // buffered by one
 
-	mem  memory
-	lane sync.WaitGroup
+	mem   memory
+	word  Word // that the partner was told last, and when; of the loop only
+	spoke time.Duration
+	lane  sync.WaitGroup
 
 	mu      sync.Mutex
 	records map[int]pair.Record
@@ -312,7 +314,12 @@ func (r *Runner) tell(v *pair.View) {
 	}
 	r.seen = seen
 	r.mu.Unlock()
-	r.cfg.Line.Say(w)
+	// The partner is told now and then, and at once what is new: whoever answered
+	// each word with one would never end.
+	if now := r.cfg.Now(); w.news(r.word) || now-r.spoke >= pair.HelloEvery*3/4 {
+		r.word, r.spoke = w, now
+		r.cfg.Line.Say(w)
+	}
 }
 
 // clear takes the address of a group away that has no volumes any more.

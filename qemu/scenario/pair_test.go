@@ -27,17 +27,73 @@ type pairSite struct {
 	*pair.Site
 }
 
-// TestFramePair is the life of a pair's management, on one set of frames.
+// TestFramePair is the life of a pair, on one set of frames: its management, and
+// two servers, one in each storage group, that write and check all the while.
 func TestFramePair(t *testing.T) {
 	long(t)
 	image := qemu.Need(t)
-	f := qemu.StartBare(t, qemu.Frames(3), func(c *qemu.Config) { c.Image = image })
+	f := qemu.StartBare(t, qemu.Frames(3), qemu.Compute(2), func(c *qemu.Config) { c.Image = image })
 	site, err := pair.On(t.Context(), f, pair.Options{Cache: cacheDir(), ModuleDir: moduleRoot, Tell: func(what string) { t.Log(what) }})
 	must(t, err)
 	s := &pairSite{site}
-	if t.Run("StrangersBecomeADomain", s.form) {
-		t.Run("ManagementTakeover", s.takeover)
+	if !t.Run("StrangersBecomeADomain", s.form) || !t.Run("BothServeVolumes", s.serve) {
+		return
 	}
+	t.Run("GroupMoves", s.move)
+	t.Run("OwnerDies", s.ownerDies)
+	t.Run("ManagementTakeover", s.takeover)
+}
+
+// serve deploys two servers, whose volumes are in different groups, both of
+// which are served where they are at home.
+func (s *pairSite) serve(t *testing.T) {
+	ctx := qemu.Context(t, 3*time.Minute)
+	must(t, s.Serve(ctx, 2))
+	if a, b := s.Servers[0].Group, s.Servers[1].Group; a == b || a == "" || b == "" {
+		t.Errorf("groups of the two volumes: %q and %q, want one each", a, b)
+	}
+	st, err := s.WaitSettled(ctx)
+	must(t, err)
+	t.Log(st)
+	if st.Groups[0].Owner == st.Groups[1].Owner {
+		t.Errorf("both groups are served by %s", st.Groups[0].Owner)
+	}
+}
+
+// through lets a fault happen beside two writing servers and holds that they
+// felt nothing but a pause, and that all is at home and in sync afterwards.
+func (s *pairSite) through(t *testing.T, what string, fault func(ctx context.Context)) {
+	t.Helper()
+	ctx := qemu.Context(t, 4*time.Minute)
+	s.Mark()
+	fault(ctx)
+	must(t, s.WaitWrites(ctx, 20))
+	gap, who := s.LongestGap()
+	t.Logf("%s: the longest gap was %v, at %s", what, gap, who)
+	st, err := s.WaitSettled(ctx)
+	must(t, err)
+	t.Log(st)
+	must(t, s.Check(ctx))
+}
+
+// move moves the first group to the other appliance and home again.
+func (s *pairSite) move(t *testing.T) {
+	s.through(t, "a planned move and back", func(ctx context.Context) {
+		must(t, s.MoveGroup(ctx, "1", s.B.Identity.Serial))
+		must(t, s.WaitOwner(ctx, s.B))
+		must(t, s.MoveGroup(ctx, "1", pair.Home))
+	})
+}
+
+// ownerDies takes the power from the appliance that is at home of the first
+// group, and gives it back.
+func (s *pairSite) ownerDies(t *testing.T) {
+	s.through(t, "power cut of "+s.A.Name(), func(ctx context.Context) {
+		s.A.PowerOff()
+		must(t, s.WaitOwner(ctx, s.B))
+		must(t, s.WaitWrites(ctx, 20))
+		must(t, s.A.PowerOn(ctx))
+	})
 }
 
 // form makes a domain of three modules, the first step by the administrator's
