@@ -75,6 +75,9 @@ func (c *Config) complete() error {
 	}
 	orInt(&c.Frames, 1)
 	orInt(&c.Appliance.MemoryMiB, 512)
+	if c.Frames >= pairFrames { // a second CPU costs more than it brings when many machines share few cores
+		orInt(&c.Appliance.CPUs, 1)
+	}
 	orInt(&c.Appliance.CPUs, 2)
 	orInt(&c.Witness.MemoryMiB, 320)
 	orInt(&c.Witness.CPUs, 1)

@@ -175,7 +175,8 @@ func (c *Client) Run(ctx context.Context, method, path string, in any, progress 
 	return c.WaitTask(ctx, t, progress)
 }
 
-// WaitTask waits for the end of a task, see Run.
+// WaitTask waits for the end of a task, see Run. While management moves from one
+// appliance to the other nobody answers for it; the task goes on.
 func (c *Client) WaitTask(ctx context.Context, t Task, progress func(Task)) (Task, error) {
 	for {
 		if progress != nil {
@@ -189,7 +190,8 @@ func (c *Client) WaitTask(ctx context.Context, t Task, progress func(Task)) (Tas
 			return t, fmt.Errorf("rest: task %s (%s, %d %%): %w", t.Name, t.State, t.Percent, ctx.Err())
 		case <-time.After(taskInterval):
 		}
-		if err := c.Get(ctx, t.URI, &t); err != nil {
+		var refused *RESTError
+		if err := c.Get(ctx, t.URI, &t); errors.As(err, &refused) && refused.Status < http.StatusInternalServerError {
 			return t, err
 		}
 	}

@@ -84,8 +84,8 @@ const (
 	logEntries  = 500       // raft entries between two snapshots
 	keepEntries = 50        // raft entries kept behind a snapshot
 	keepHistory = "1000"    // revisions kept when the history is compacted
-	tick        = 60        // ms between raft ticks, the leader's heartbeat
-	election    = 600       // ms without a heartbeat until an election; a single member does not wait for it
+	tick        = 100       // ms between raft ticks, the leader's heartbeat
+	election    = 1000      // ms without a heartbeat until an election; a single member does not wait for it
 	maxCopies   = 8         // members without a vote
 )
 

@@ -1,10 +1,13 @@
 package pair
 
 import (
+	"archive/zip"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
+	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -93,8 +96,12 @@ func (s *Site) plan(ctx context.Context) (string, error) {
 	if err := sampleos.Build(ctx, file, sampleos.Options{CacheDir: s.options.Cache, ModuleDir: s.options.ModuleDir}); err != nil {
 		return "", err
 	}
+	packed := file + ".zip" // as the published ones are; modules without KVM take long for each byte
+	if err := pack(file, packed); err != nil {
+		return "", err
+	}
 	var task qemu.Task
-	if err := s.REST.Upload(ctx, "/rest/golden-images?"+url.Values{"name": {"Sample OS"}}.Encode(), nil, file, nil, &task); err != nil {
+	if err := s.REST.Upload(ctx, "/rest/golden-images?"+url.Values{"name": {"Sample OS"}}.Encode(), nil, packed, nil, &task); err != nil {
 		return "", err
 	}
 	task, err := s.REST.WaitTask(ctx, task, nil)
@@ -116,6 +123,26 @@ func (s *Site) plan(ctx context.Context) (string, error) {
 	}
 	return s.post(ctx, "/rest/deployment-plans", map[string]any{"type": "OEDeploymentPlanV5", "name": "Sample OS",
 		"goldenImageURI": task.Resource.URI, "oeBuildPlanURI": build, "customAttributes": attributes})
+}
+
+// pack writes a file into a zip of its own.
+func pack(file, into string) (err error) {
+	in, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.Create(into)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	z := zip.NewWriter(out)
+	w, err := z.Create(filepath.Base(file))
+	if err == nil {
+		_, err = io.Copy(w, in)
+	}
+	return errors.Join(err, z.Close())
 }
 
 // post creates a resource that is there at once, and returns its uri.
