@@ -350,32 +350,20 @@ func (r *storageRole) moveGroup(ctx context.Context, name, to string) (domain.Vo
 	if side == pair.None && to != homeWord {
 		return none, domain.Errorf(domain.Invalid, object, "cannot move to %q: that is no appliance of the pair", to).Fix("Give a serial number of bayctl appliance list, or home.")
 	}
-	var want pair.Side
-	for {
-		rec, revision, err := p.state.grants.Read(ctx, name)
-		if err != nil {
-			return none, err
-		}
-		rec.Revision = revision
-		if want = side; to == homeWord {
-			want = rec.Home
-		}
-		if rec.Survivor == want.Other() && rec.Survivor != pair.None {
-			return none, domain.Errorf(domain.Conflict, object, "cannot move to %s now: its copy is older", p.title(want)).Fix("Wait for the resync; bayctl votes shows it.")
-		}
-		if rec.Pin = side; side == rec.Home {
-			rec.Pin = pair.None
-		}
-		_, err = p.grants.Swap(ctx, number, rec)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, cluster.ErrLost) {
-			return none, err
-		}
+	if to == homeWord {
+		side = groupHomes[number]
 	}
-	p.runner.Wake()
-	err := p.wait(ctx, object, "is not there yet: it moves when both copies are in sync", func() (bool, error) {
+	want := side
+	err := p.pin(ctx, number, want, func(rec pair.Record) error {
+		if rec.Survivor != want.Other() {
+			return nil
+		}
+		return domain.Errorf(domain.Conflict, object, "cannot move to %s now: its copy is older", p.title(want)).Fix("Wait for the resync; bayctl votes shows it.")
+	})
+	if err != nil {
+		return none, err
+	}
+	err = p.wait(ctx, object, "is not there yet: it moves when both copies are in sync", func() (bool, error) {
 		rec, _, err := p.state.grants.Read(ctx, name)
 		if err != nil || rec.Owner != want {
 			return false, err
@@ -385,5 +373,28 @@ func (r *storageRole) moveGroup(ctx context.Context, name, to string) (domain.Vo
 	if err != nil {
 		return none, err
 	}
+	if want == groupHomes[number] { // it is at home, and comes home by itself from now on
+		if err := p.pin(ctx, number, pair.None, func(pair.Record) error { return nil }); err != nil {
+			return none, err
+		}
+	}
 	return r.voteGroups(ctx)[n], nil
+}
+
+// pin writes where a group should be, unless refused says why not.
+func (p *pairing) pin(ctx context.Context, number int, side pair.Side, refused func(pair.Record) error) error {
+	for {
+		rec, revision, err := p.state.grants.Read(ctx, group.Name(number))
+		if err == nil {
+			err = refused(rec)
+		}
+		if err != nil {
+			return err
+		}
+		rec.Revision, rec.Pin = revision, side
+		if _, err = p.grants.Swap(ctx, number, rec); !errors.Is(err, cluster.ErrLost) {
+			p.runner.Wake()
+			return err
+		}
+	}
 }
