@@ -7,7 +7,7 @@ BUILD   := build
 IMAGE   := $(BUILD)/image
 export GOFLAGS := -buildvcs=false
 
-.PHONY: help setup build image demo test test-unit sim test-vm test-long lint bench clean
+.PHONY: help setup build image demo demo-pair test test-unit sim test-vm test-long lint bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 18
@@ -25,6 +25,9 @@ image: build ## the bootable image, into build/image, with the size of each part
 
 demo: image ## the main job in a virtual frame; BUNDLE=path.zip deploys a published bundle instead
 	@$(BUILD)/bin/vframe demo -image $(IMAGE) -cache $(BUILD)/cache $(if $(BUNDLE),-bundle "$(BUNDLE)")
+
+demo-pair: image ## two appliances and a witness: what two servers feel when the active one dies
+	@$(BUILD)/bin/vframe demo -pair -image $(IMAGE) -cache $(BUILD)/cache
 
 test: image ## every test that this machine can run
 	@scripts/test

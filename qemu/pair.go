@@ -172,7 +172,7 @@ func (c *Client) waitModule(ctx context.Context, what string, ok func(Member) bo
 
 // Service returns a client of the address where a pair's management answers,
 // with the session of the first appliance's administrator. Each request makes a
-// connection of its own, and soon gives up one that is not accepted: no request
+// connection of its own, and tries again soon when it is not accepted: no request
 // waits for a module that died.
 func (f *Frame) Service() (*Client, error) {
 	return f.clientAt(f.rig.service, serviceAddress().Addr())
@@ -188,8 +188,12 @@ func (f *Frame) Module(b *Bay) (*Client, error) {
 	return f.clientAt("https://"+b.address, at)
 }
 
-// connectTime is how long a module has to accept a connection.
-const connectTime = 300 * time.Millisecond
+// connectTime is how long a module has to accept a connection, until it is tried
+// again after connectPause.
+const (
+	connectTime  = 300 * time.Millisecond
+	connectPause = 50 * time.Millisecond
+)
 
 func (f *Frame) clientAt(base string, addr netip.Addr) (*Client, error) {
 	r := f.rig
@@ -201,9 +205,19 @@ func (f *Frame) clientAt(base string, addr netip.Addr) (*Client, error) {
 	t.DisableKeepAlives = true
 	to := netip.AddrPortFrom(addr, httpsPort).String()
 	t.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		ctx, cancel := context.WithTimeout(ctx, connectTime)
-		defer cancel()
-		return r.host.DialContext(ctx, network, to)
+		for { // nothing was sent yet: another may have the address by now
+			once, cancel := context.WithTimeout(ctx, connectTime)
+			conn, err := r.host.DialContext(once, network, to)
+			cancel()
+			if err == nil {
+				return conn, nil
+			}
+			select {
+			case <-ctx.Done():
+				return nil, err
+			case <-time.After(connectPause):
+			}
+		}
 	}
 	c := newClient(base, t)
 	c.token = rest.token

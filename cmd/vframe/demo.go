@@ -45,6 +45,7 @@ func demoCommand(dir *string) *cobra.Command {
 	f.StringVar(&o.Image, "image", "build/image", "directory of the image (make image)")
 	f.StringVar(&o.Cache, "cache", "build/cache", "directory for what later runs use again")
 	f.StringVar(&o.Bundle, "bundle", "", "artifact bundle to deploy instead of a Debian made here")
+	f.BoolVar(&o.Pair, "pair", false, "show a pair: what two servers feel when the appliances below them die and move")
 	return c
 }
 

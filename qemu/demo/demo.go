@@ -3,6 +3,8 @@
 // profile, and a server that boots from its OS volume with the personality
 // asked for and keeps what it wrote.
 //
+// Of a pair it tells what two servers feel when the appliances below them die and move.
+//
 // With a bundle, the story is that of a published Image Streamer bundle: it is
 // imported, and its first deployment plan with a golden image is deployed.
 //
@@ -30,6 +32,7 @@ type Options struct {
 	Cache  string // directory for what later runs use again
 	Dir    string // directory of the frame; its former contents are removed
 	Bundle string // artifact bundle to deploy; empty: a Debian made here
+	Pair   bool   // tell of a pair instead: two appliances, a witness, two servers
 	Out    io.Writer
 	Log    *slog.Logger
 	// Hold, if not nil, keeps the frame up after the end until it returns.
@@ -68,9 +71,13 @@ func Run(ctx context.Context, o Options) (err error) {
 			err = errors.Join(err, s.frame.Close())
 		}
 	}()
-	if o.Bundle != "" {
+	name := "demo"
+	switch {
+	case o.Pair:
+		name, err = "demo-pair", s.pair(ctx)
+	case o.Bundle != "":
 		err = s.bundle(ctx)
-	} else {
+	default:
 		err = s.debian(ctx)
 	}
 	if err != nil {
@@ -78,7 +85,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	s.table()
 	s.printf("\n%s", s.around())
-	s.printf("demo: ok")
+	s.printf("%s: ok", name)
 	if o.Hold != nil {
 		return o.Hold(ctx, s.frame)
 	}
@@ -182,8 +189,14 @@ func (s *story) consoles() {
 	if s.frame == nil {
 		return
 	}
-	for _, b := range s.frame.Bays {
-		if b.VM == nil {
+	for _, f := range s.frame.Linked() {
+		s.consolesOf(f)
+	}
+}
+
+func (s *story) consolesOf(f *qemu.Frame) {
+	for _, b := range f.Bays {
+		if b.VM == nil || b.Console().Tail(1) == "" {
 			continue
 		}
 		s.printf("\n--- console of %s, last lines (all of it: %s)\n%s", b.Name(), b.ConsoleLog(), b.Console().Tail(30))
