@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -52,8 +53,8 @@ func TestGuestPair(t *testing.T) {
 	answer(t, "won")
 	must(mirror.SetHelper("/test"))
 
-	// Made and used while the partner is away.
-	va, err := a.CreateVolume(ctx, Spec{ID: uuid.NewString(), Name: "web", GoldenID: "golden", Group: 1})
+	// Made and used as a draft, which the partner knows nothing of.
+	va, err := a.CreateVolume(ctx, Spec{ID: uuid.NewString(), Name: "web", GoldenID: "golden", Group: 1, Draft: true})
 	must(err)
 	writeDevice(t, va, 3*mib)
 	record := va
@@ -69,7 +70,7 @@ func TestGuestPair(t *testing.T) {
 		t.Errorf("adopting a clone of another image = %v, want ErrConflict", err)
 	}
 	id := va.ID
-	must(a.Connect(ctx, id))
+	must(a.Meet(ctx, id))
 	must(b.Connect(ctx, id))
 	bothInSync := func() {
 		t.Helper()
@@ -89,6 +90,27 @@ func TestGuestPair(t *testing.T) {
 		}
 	}
 	bothInSync()
+	leg := func(s *Storage) Leg {
+		t.Helper()
+		legs, err := s.Legs(ctx)
+		must(err)
+		if !legs[id].Up {
+			t.Fatalf("no leg of %s in %v", id, legs)
+		}
+		return legs[id]
+	}
+	if l := leg(a); !l.Draft || l.Mirror.Role != mirror.Primary || l.Mirror.Fences {
+		t.Errorf("the maker's leg: %+v, want a draft that goes on without its partner", l)
+	}
+	must(a.Settle(ctx, id))
+	if l := leg(a); l.Draft || l.Mirror.Role != mirror.Secondary || !l.Mirror.Fences || l.Exported {
+		t.Errorf("the maker's leg, settled: %+v, want a secondary that freezes without its partner", l)
+	}
+	must(a.Settle(ctx, id)) // again
+	if x, y := contents(t, a, id), contents(t, b, id); !bytes.Equal(x, y) || len(x) == 0 {
+		t.Errorf("read from both legs: %d and %d bytes, want the same", len(x), len(y))
+	}
+	must(a.Promote(ctx, id))
 
 	// A planned move: the same target, with what was written, on the other side.
 	access := Access{InitiatorIQN: "iqn.2026-11.org.baystream.server:pair", User: "one", Secret: "0123456789abcdef", Portal: netip.AddrPortFrom(one, 3260)}
@@ -104,12 +126,18 @@ func TestGuestPair(t *testing.T) {
 	block := bytes.Repeat([]byte("moves with it..."), 256)
 	must(i.write(6*mib/512, block))
 	i.close()
-	must(a.Unexport(ctx, id, true))
+	must(a.Reconcile(ctx))
+	if l := leg(a); !l.Exported {
+		t.Error("Reconcile took the target of a pair's volume away")
+	}
+	must(a.Hide(ctx, id, true))
 	must(a.Demote(ctx, id))
 	must(b.Promote(ctx, id))
 	access.Portal = netip.AddrPortFrom(two, 3260)
-	_, err = b.Export(ctx, id, access)
-	must(err)
+	must(b.Expose(ctx, id, access))
+	if v, err := b.Volume(id); err != nil || v.Access != nil {
+		t.Errorf("exposed: %+v, %v, want no record of it", v, err)
+	}
 	i = enter()
 	if got, err := i.read(6*mib/512, len(block)); err != nil || !bytes.Equal(got, block) {
 		t.Errorf("after the move: equal %v, %v", bytes.Equal(got, block), err)
@@ -167,6 +195,21 @@ func writeDevice(t *testing.T, v Volume, at int64) {
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// contents reads a volume as Capture does.
+func contents(t *testing.T, s *Storage, id string) []byte {
+	t.Helper()
+	f, size, err := s.OpenVolume(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, size)
+	if _, err := io.ReadFull(f, b); err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // legSum is the digest of the data part of a volume's leg.
