@@ -308,6 +308,7 @@ func (r *storageRole) pairUp(ctx context.Context, st *storage.Storage) error {
 		rec, found, err := r.pair.record.Get(once)
 		cancel()
 		if self := rec.side(r.d.mem.ID()); found && err == nil && self != pair.None {
+			r.alone.Store(false)
 			return r.runPair(ctx, st, rec, self)
 		}
 		select {

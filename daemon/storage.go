@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -29,6 +30,7 @@ type storageRole struct {
 	d       *Daemon
 	pair    pairState
 	settled chan struct{} // closed when the first attempt to come up has ended
+	alone   atomic.Bool   // there is no pair: nobody else has a portal address
 
 	mu sync.RWMutex
 	st *storage.Storage
@@ -92,14 +94,14 @@ func (r *storageRole) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.alone.Store(pairing == nil); pairing == nil {
+		r.holdPortal(ctx) // before targets are made there
+	}
 	st, err := storage.Open(ctx, storage.Config{
 		MetaDev: r.d.disk.Meta, DataDev: r.d.disk.Data, Records: newRecords(r.d.state, disk), Pair: pairing, Log: r.d.log.With("part", "storage"),
 	})
 	if err != nil {
 		return err
-	}
-	if pairing == nil {
-		r.holdPortal(ctx)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -113,7 +115,7 @@ func (r *storageRole) keep(ctx context.Context) error {
 	tick := time.NewTicker(30 * time.Second)
 	defer tick.Stop()
 	for {
-		if r.paired() == nil && ctx.Err() == nil {
+		if r.alone.Load() && ctx.Err() == nil {
 			r.holdPortal(ctx)
 		}
 		select {

@@ -49,9 +49,8 @@ func (r *Runner) send(ctx context.Context, v *pair.View, group int, asks uint64,
 			}
 		}
 	}
-	word, _ := r.cfg.Line.Last()
-	b.flows = word.Flows[group]
 	r.mu.Lock()
+	b.flows = r.flows[group]
 	what := fmt.Sprint(actions)
 	last := r.tried[group]
 	free := !r.busy[group] && (last.until <= v.Now || last.same != "" && last.same != what)

@@ -92,6 +92,8 @@ type Runner struct {
 	tried   map[int]attempt
 	said    map[int]string // what a lane was last sent to do
 	seen    map[int]Status
+	flows   map[int][]netip.AddrPort // of each group at the partner, when it last had the address
+	live    map[int][]string         // volumes with a session there, at the same time
 }
 
 // attempt keeps a group from being tried again and again.
@@ -117,7 +119,7 @@ func New(cfg Config) *Runner {
 	r := &Runner{
 		cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), mem: memory{path: cfg.Memory},
 		records: map[int]pair.Record{}, unsure: map[int]uint64{}, busy: map[int]bool{}, flushed: map[int]bool{},
-		tried: map[int]attempt{}, said: map[int]string{}, seen: map[int]Status{},
+		tried: map[int]attempt{}, said: map[int]string{}, seen: map[int]Status{}, flows: map[int][]netip.AddrPort{}, live: map[int][]string{},
 	}
 	if err := r.mem.load(); err != nil {
 		r.log.Warn("memory of the pair", "err", err)
@@ -245,6 +247,9 @@ func (r *Runner) view(volumes map[int][]pair.Volume) *pair.View {
 	if r.cfg.Power.Partner != nil {
 		v.Partner.Off, v.Partner.Fenceable = r.cfg.Power.Partner()
 	}
+	for n, f := range word.Flows { // a partner that gives the address up names none any more
+		r.flows[n], r.live[n] = f, word.Live
+	}
 	for _, n := range r.cfg.Groups {
 		vols := volumes[n]
 		rec, known := r.records[n]
@@ -253,7 +258,7 @@ func (r *Runner) view(volumes map[int][]pair.Volume) *pair.View {
 		}
 		for i := range vols {
 			vols[i].Asking = r.cfg.Desk.Asking(r.cfg.Volumes.Resource(vols[i].ID))
-			vols[i].Live = vols[i].Live || slices.Contains(word.Live, vols[i].ID)
+			vols[i].Live = vols[i].Live || slices.Contains(word.Live, vols[i].ID) || slices.Contains(r.live[n], vols[i].ID)
 			if vols[i].Conn.Up() {
 				r.flushed[n] = false
 			}

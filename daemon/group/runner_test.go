@@ -39,6 +39,7 @@ type rig struct {
 	word     Word
 	heard    time.Duration
 	said     Word
+	tickled  []netip.AddrPort
 }
 
 func newRig(t *testing.T) *rig {
@@ -178,8 +179,8 @@ func (r *rig) Remove(context.Context, int) error {
 	return nil
 }
 func (r *rig) Announce(context.Context, int) error { return nil }
-func (r *rig) Tickle(context.Context, int, []netip.AddrPort) error {
-	r.with(func() { r.note("Tickle") })
+func (r *rig) Tickle(_ context.Context, _ int, to []netip.AddrPort) error {
+	r.with(func() { r.note("Tickle"); r.tickled = to })
 	return nil
 }
 func (r *rig) Flows(int) []netip.AddrPort { return nil }
@@ -264,6 +265,47 @@ func TestTakesOverFromADeadPartner(t *testing.T) {
 		})
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("takeover (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// TestPlannedMoveKnowsTheOldFlows: whoever gives a group up removes its address
+// first, and names no flow and no session from then on.
+func TestPlannedMoveKnowsTheOldFlows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t)
+		flow := netip.MustParseAddrPort("198.51.100.100:40000")
+		say := func(w Word) {
+			w.Side = pair.A
+			r.with(func() { r.word, r.heard = w, r.now() })
+			time.Sleep(pair.HelloEvery)
+		}
+		say(Word{Reports: map[int]pair.Report{1: serving}, Live: []string{"v2"}, Flows: map[int][]netip.AddrPort{1: {flow}}})
+		_, end := r.run("")
+		defer end()
+		for range 8 {
+			say(Word{Reports: map[int]pair.Report{1: serving}, Live: []string{"v2"}, Flows: map[int][]netip.AddrPort{1: {flow}}})
+		}
+		gaveUp := pair.Report{Intact: true, Settled: true, Usable: true, InSync: true}
+		say(Word{Reports: map[int]pair.Report{1: gaveUp}})
+		r.with(func() {
+			for _, v := range r.volumes {
+				v.PeerRole = pair.RoleSecondary
+			}
+			r.revision++
+			r.records[1] = pair.Record{Owner: pair.B, Home: pair.A, Pin: pair.B, Revision: r.revision}
+		})
+		r.happened()
+		for range 8 {
+			say(Word{Reports: map[int]pair.Report{1: gaveUp}})
+		}
+		got := r.happened()
+		want := []string{"Promote v2", "Export v2", "AddPortal", "Tickle", "Promote v1", "Export v1"}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("the live volume comes first (-want +got):\n%s", diff)
+		}
+		if !slices.Equal(r.tickled, []netip.AddrPort{flow}) {
+			t.Errorf("tickled %v, want the flow that the partner had", r.tickled)
 		}
 	})
 }
