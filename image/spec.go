@@ -61,6 +61,7 @@ type Limits struct {
 // Daemon is the service of the appliance itself.
 var Daemon = Service{
 	Name:            "baystreamd",
+	Env:             []string{"GOGC=off", "GOMEMLIMIT=96MiB"}, // at the start alone, see cmd/baystreamd
 	Exec:            []string{"/bin/baystreamd", "-state", "/data"},
 	Notify:          true,
 	WatchdogSec:     60,

@@ -24,9 +24,12 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
+	"time"
 
 	"baystream/daemon"
 	"baystream/daemon/plan"
@@ -37,6 +40,7 @@ import (
 var version = "development"
 
 func main() {
+	collect := lateCollection()
 	plan.MaybeSandbox() // never returns in the sandbox of a plan script
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -44,9 +48,30 @@ func main() {
 	if len(os.Args) > 1 && os.Args[1] == "console" { // one program for both: memory has it once
 		run = func(ctx context.Context, args []string) error { return bayctl.Run(ctx, args, os.Stdout, os.Stderr) }
 	}
+	time.AfterFunc(collectAfter, collect)
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "baystreamd:", err)
 		os.Exit(1)
+	}
+}
+
+// collectAfter is long enough for REST to answer on a machine of today.
+const collectAfter = 5 * time.Second
+
+// lateCollection begins collection of garbage as it is usual, when the function
+// that it returns is called. The service's environment puts it off (image.Daemon):
+// nearly all that a start allocates stays, and marking it again and again is a
+// twentieth of the daemon's time until REST answers. Meanwhile a limit of memory
+// bounds it. Programs that the daemon starts do not inherit that.
+func lateCollection() (begin func()) {
+	if os.Getenv("GOGC") != "off" {
+		return func() {}
+	}
+	os.Unsetenv("GOGC")
+	os.Unsetenv("GOMEMLIMIT")
+	return func() {
+		debug.SetGCPercent(100)
+		debug.SetMemoryLimit(math.MaxInt64)
 	}
 }
 
