@@ -76,6 +76,7 @@ type Daemon struct {
 	role          *storageRole
 	address       atomic.Pointer[netip.Addr] // management address in use
 	also          alsoServed                 // addresses of IPv6
+	answering     chan struct{}              // closed once REST answers
 	journal       *journal.Journal
 	syslogChanged chan struct{} // buffered by one
 }
@@ -88,7 +89,7 @@ const localReserve = 160 << 20
 // answer; PID 1 then starts it again. A module that is claimed begins anew.
 func Run(ctx context.Context, cfg Config) error {
 	for {
-		d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now(), syslogChanged: make(chan struct{}, 1)}
+		d := &Daemon{cfg: cfg, log: cfg.Log, board: newBoard(), started: time.Now(), syslogChanged: make(chan struct{}, 1), answering: make(chan struct{})}
 		if err := d.run(ctx); !d.mem.taken() || ctx.Err() != nil {
 			return err
 		}
@@ -152,11 +153,10 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 		cancel()
 		_ = g.Wait()
 	}()
-	answering := make(chan struct{})
 	ready := sync.OnceFunc(d.ready)
 	behindREST := func(run func(context.Context) error) func() error {
 		return func() error {
-			behind(ctx, answering, restFirst)
+			behind(ctx, d.answering, restFirst)
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -164,7 +164,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 		}
 	}
 	g.Go(behindREST(d.hw.run))
-	g.Go(behindREST(d.hw.inPlace(d.role.run)))
+	g.Go(behindREST(d.behindNetwork(d.hw.inPlace(d.role.run))))
 	g.Go(behindREST(func(ctx context.Context) error { return d.replicate(ctx, store) }))
 	g.Go(behindREST(func(ctx context.Context) error {
 		ready()
@@ -229,7 +229,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 	if followAddress != nil {
 		g.Go(followAddress)
 	}
-	close(answering)
+	close(d.answering)
 	d.cfg.Console("REST ready https://%s", listener.Addr())
 	ready()
 	d.hw.started()
@@ -237,7 +237,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 	return g.Wait()
 }
 
-// restFirst is how long the storage role leaves the machine to REST. Without a
+// restFirst is how long the storage role, and the network that it serves on, leave the machine to REST. Without a
 // management address it comes up all the same: servers wait for their volumes.
 const restFirst = 10 * time.Second
 

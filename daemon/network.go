@@ -33,6 +33,7 @@ type network struct {
 	d        *Daemon
 	changed  chan struct{} // buffered by one
 	ready    chan struct{} // closed once the management address is up
+	settled  chan struct{} // closed once the whole network was brought to what is wanted, or was tried to
 	once     sync.Once
 	watch    watchers
 	carriers carriers // of run only
@@ -52,7 +53,7 @@ type network struct {
 }
 
 func newNetwork(d *Daemon) *network {
-	n := &network{d: d, changed: make(chan struct{}, 1), ready: make(chan struct{}), other: make(chan struct{}), nics: d.inv.NICs}
+	n := &network{d: d, changed: make(chan struct{}, 1), ready: make(chan struct{}), settled: make(chan struct{}), other: make(chan struct{}), nics: d.inv.NICs}
 	n.trial = netcfg.NewTrial(netcfg.Settings{Management: d.mgmt, Deployment: d.depl})
 	ic, err := netcfg.ParseInterconnect(d.inv.Settings["interconnect"])
 	if err != nil {
@@ -199,7 +200,12 @@ func (n *network) run(ctx context.Context) error {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	events := netcfg.Watch(ctx)
-	n.syncManagement(ctx, mgmt)
+	if n.syncManagement(ctx, mgmt) { // what is left is for servers, whose volumes come up behind REST too
+		behind(ctx, n.d.answering, restFirst)
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
 	if err := loadModules(networkModules); err != nil {
 		n.d.log.Warn("kernel modules of the network", "err", err)
 	}
@@ -208,6 +214,7 @@ func (n *network) run(ctx context.Context) error {
 		defer resync.Stop()
 		defer look.Stop()
 		err := n.sync(ctx)
+		close(n.settled)
 		n.keepWatchers(ctx, g)
 		for {
 			select {
@@ -239,17 +246,31 @@ func (n *network) wake() {
 	}
 }
 
+// behindNetwork waits with run until the links are there: a volume cannot be
+// served at an address that no link has.
+func (d *Daemon) behindNetwork(run func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if d.net != nil {
+			behind(ctx, d.net.settled, restFirst)
+		}
+		return run(ctx)
+	}
+}
+
 // syncManagement brings up the management port alone, so that REST need not
-// wait for the drivers of bonds and VLANs. A fault is left to sync.
-func (n *network) syncManagement(ctx context.Context, mgmt netcfg.NIC) {
+// wait for the drivers of bonds and VLANs, and says whether it is up. A fault is
+// left to sync.
+func (n *network) syncManagement(ctx context.Context, mgmt netcfg.NIC) (up bool) {
 	if mgmt.Name == "" || !n.d.mgmt.Address.IsValid() {
-		return
+		return false
 	}
 	want := netcfg.Module{ManagementPort: mgmt, Management: n.d.mgmt}.Config()
-	if _, err := netcfg.Sync(ctx, want); err == nil {
-		n.announce(ctx, want)
-		n.once.Do(func() { close(n.ready) })
+	if _, err := netcfg.Sync(ctx, want); err != nil {
+		return false
 	}
+	n.announce(ctx, want)
+	n.once.Do(func() { close(n.ready) })
+	return true
 }
 
 // sync brings the links to what is wanted and notes what could not be done.

@@ -19,6 +19,7 @@ import (
 // the domain state, answers other modules, and tells its health. Unclaimed, it
 // has no state at all.
 func (d *Daemon) runWitness(ctx context.Context, g *errgroup.Group) error {
+	close(d.answering) // no REST to wait for
 	d.board.set("role", domain.StatusOK, "witness: a vote, no volumes", "")
 	g.Go(func() error { return d.hw.run(ctx) })
 	if !d.mem.claimed() {
