@@ -83,7 +83,7 @@ func (r *storageRole) run(ctx context.Context) error {
 }
 
 func (r *storageRole) open(ctx context.Context) error {
-	if err := loadModules(storageModules); err != nil {
+	if err := errors.Join(loadModules(storageModules), mountConfigfs()); err != nil {
 		return err
 	}
 	disk, err := diskID(r.d.cfg.State)

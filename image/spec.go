@@ -104,9 +104,8 @@ const DefaultCmdline = "console=tty0 console=ttyS0,115200 quiet panic=-1 oops=pa
 
 // BootModules are loaded by the first process before anything else: what no
 // device asks for, here the fast checksum, which others look for as they are
-// loaded, and a file system that it mounts. Each costs boot time, so what only
-// the daemon needs is not among them.
-var BootModules = []string{"crc32c-intel", "configfs"}
+// loaded. Each costs boot time, so what only the daemon needs is not among them.
+var BootModules = []string{"crc32c-intel"}
 
 // UsrImage is the file in the initramfs that the first process mounts on /usr,
 // and EarlyModules are outside of it: what the mount needs, and what speeds up

@@ -242,7 +242,6 @@ func (p *initProcess) bootSteps() []step {
 		// Not earlier: while drivers are loaded the kernel asks for many modules
 		// that nobody has, and each question costs a process.
 		{name: "modules on demand", do: simple(becomeModprobe), optional: true},
-		{name: "mount configfs", do: mount("configfs", "/sys/kernel/config", plain, ""), remedy: "add the module configfs to the image"},
 		{name: "mount securityfs", do: mount("securityfs", "/sys/kernel/security", plain, ""), optional: true},
 		{
 			name:     "mount efivarfs",
