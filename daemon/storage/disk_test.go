@@ -270,3 +270,26 @@ func TestBusesThatAreScanned(t *testing.T) {
 		t.Error("an NVMe controller does not scan")
 	}
 }
+
+func TestSoundSuper(t *testing.T) {
+	super := func(state byte, compat byte, errors byte) []byte {
+		b := make([]byte, 1024)
+		b[0x3a], b[0x5c], b[0x194] = state, compat, errors
+		return b
+	}
+	for _, c := range []struct {
+		name  string
+		super []byte
+		want  bool
+	}{
+		{"clean, with a journal", super(1, 0x3c, 0), true},
+		{"no journal", super(1, 0x38, 0), false},
+		{"in use without a journal", super(0, 0x38, 0), false},
+		{"has errors", super(3, 0x3c, 0), false},
+		{"had errors", super(1, 0x3c, 1), false},
+	} {
+		if got := soundSuper(c.super); got != c.want {
+			t.Errorf("%s: soundSuper = %v", c.name, got)
+		}
+	}
+}
