@@ -65,7 +65,8 @@ func (f *fakeKernel) Mkdir(d string) error {
 		f.group(d, nil)
 	case p[0] == "iscsi" && len(p) == 3:
 		f.group(d, map[string]string{"enable": "0", "attrib/authentication": "1", "attrib/generate_node_acls": "0",
-			"attrib/demo_mode_write_protect": "1", "param/DefaultTime2Wait": "2"})
+			"attrib/demo_mode_write_protect": "1", "param/DefaultTime2Wait": "2",
+			"param/InitialR2T": "Yes", "param/FirstBurstLength": "65536", "param/MaxRecvDataSegmentLength": "8192"})
 		f.defaults(d, "lun", "np", "acls", "attrib", "param")
 	case len(p) == 5 && p[3] == "lun":
 		f.group(d, nil)

@@ -46,7 +46,7 @@ func storeAttrs(store string) []string {
 func tpgAttrs(iqn string) []string {
 	d := tpgDir(iqn)
 	return []string{d + "/attrib/authentication", d + "/attrib/generate_node_acls", d + "/attrib/demo_mode_write_protect",
-		d + "/param/DefaultTime2Wait"}
+		d + "/param/DefaultTime2Wait", d + "/param/InitialR2T", d + "/param/FirstBurstLength", d + "/param/MaxRecvDataSegmentLength"}
 }
 
 func aclAttrs(iqn, ini string) []string {

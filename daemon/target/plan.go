@@ -90,6 +90,10 @@ type planner struct {
 
 func (p *planner) add(o op) { p.ops = append(p.ops, o) }
 
+// burst is how many bytes a server may send at once: as many as the kernel lets
+// follow one leave to send.
+const burst = "262144"
+
 // set writes an attribute unless it has the value already.
 func (p *planner) set(path, value string, fresh bool) {
 	if v, ok := p.have.attrs[path]; ok && !fresh && v == value {
@@ -130,6 +134,11 @@ func (p *planner) group(want Target, store string) {
 	p.set(d+"/attrib/generate_node_acls", "0", false)
 	p.set(d+"/attrib/demo_mode_write_protect", "1", false)
 	p.set(d+"/param/DefaultTime2Wait", "0", false)
+	// The kernel takes 8 KiB at a time by default, and lets the server wait for
+	// leave to send (RFC 7143, 13). Servers that ask for less get less.
+	p.set(d+"/param/InitialR2T", "No", false)
+	p.set(d+"/param/FirstBurstLength", burst, false)
+	p.set(d+"/param/MaxRecvDataSegmentLength", burst, false)
 	if !p.have.lun {
 		p.add(op{kind: opMkdir, path: d + "/lun/lun_0"})
 	}

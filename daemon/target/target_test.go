@@ -33,7 +33,7 @@ func TestApplyTwiceChangesNothing(t *testing.T) {
 	}
 	d := tpgDir(prefix + "one")
 	for attr, want := range map[string]string{
-		d + "/enable": "1", d + "/attrib/authentication": "1", d + "/attrib/generate_node_acls": "0",
+		d + "/enable": "1", d + "/attrib/authentication": "1", d + "/param/InitialR2T": "No", d + "/attrib/generate_node_acls": "0",
 		d + "/param/DefaultTime2Wait": "0", d + "/acls/iqn.2026-11.org.baystream.server:a/auth/password": "0123456789ab",
 		hba + "/one/wwn/vpd_unit_serial": "one", hba + "/one/attrib/emulate_tpu": "1", hba + "/one/attrib/emulate_3pc": "0",
 	} {
