@@ -3,7 +3,6 @@ package qemu
 import (
 	"context"
 	"net"
-	"sync"
 	"time"
 
 	"baystream/qemu/bmc"
@@ -70,14 +69,6 @@ func sensors() []bmc.Sensor {
 	}
 }
 
-// controller is a VM's BMC and its line to QEMU.
-type controller struct {
-	*bmc.BMC
-	mu   sync.Mutex
-	line net.Conn // nil: the module is off
-	dead bool
-}
-
 // serveBMC answers each connection that QEMU makes.
 func (v *VM) serveBMC(l net.Listener) {
 	for {
@@ -85,14 +76,6 @@ func (v *VM) serveBMC(l net.Listener) {
 		if err != nil {
 			return
 		}
-		v.bmc.mu.Lock()
-		if v.bmc.dead {
-			conn.Close() // QEMU tries again each second
-			v.bmc.mu.Unlock()
-			continue
-		}
-		v.bmc.line = conn
-		v.bmc.mu.Unlock()
 		v.wg.Go(func() {
 			if err := v.bmc.Serve(conn); err != nil {
 				v.log.Warn("bmc", "err", err)
@@ -102,17 +85,9 @@ func (v *VM) serveBMC(l net.Listener) {
 }
 
 // BMC returns the module's management controller.
-func (v *VM) BMC() *bmc.BMC { return v.bmc.BMC }
+func (v *VM) BMC() *bmc.BMC { return v.bmc }
 
-// SetBMC makes the BMC stop answering its module, or answer again, which takes
-// up to a second. The watchdog of a dead BMC does nothing.
-func (v *VM) SetBMC(alive bool) {
-	v.bmc.mu.Lock()
-	defer v.bmc.mu.Unlock()
-	v.bmc.dead = !alive
-	if !alive && v.bmc.line != nil {
-		v.bmc.line.Close()
-		v.bmc.line = nil
-		v.bmc.Disarm()
-	}
-}
+// SetBMC makes the BMC stop answering its module, or answer again. QEMU then
+// ends each command after 4 s with completion code C3h. The watchdog of a dead
+// BMC does nothing.
+func (v *VM) SetBMC(alive bool) { v.bmc.SetSilent(!alive) }

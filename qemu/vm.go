@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"baystream/qemu/block"
@@ -107,7 +108,7 @@ type VM struct {
 	logs     []*os.File // of the consoles
 	wg       sync.WaitGroup
 	ports    []*Port
-	bmc      controller
+	bmc      *bmc.BMC
 	drives   drives
 	life     context.Context // ends with Close
 	end      context.CancelFunc
@@ -138,7 +139,7 @@ func NewVM(cfg VMConfig, log *slog.Logger) (vm *VM, err error) {
 	}
 	v := &VM{cfg: cfg, log: log.With("bay", cfg.Name), noCarrier: map[int]bool{}, leaving: map[string]chan struct{}{}}
 	v.life, v.end = context.WithCancel(context.Background())
-	v.bmc.BMC = bmc.New(bmc.Config{
+	v.bmc = bmc.New(bmc.Config{
 		UUID:     cfg.Identity.UUID,
 		Chassis:  bmc.Board{Part: "Virtual frame", Serial: cfg.Identity.Frame},
 		Board:    bmc.Board{Manufacturer: manufacturer, Name: productName, Serial: cfg.Identity.Serial, Part: cfg.Identity.Location},
@@ -341,7 +342,7 @@ func (v *VM) start(ctx context.Context) error {
 		for _, c := range v.consoles {
 			c.setPower(false)
 		}
-		v.log.Info("power off", "status", cmd.ProcessState.String())
+		v.tellEnd(cmd.ProcessState)
 		close(exited)
 		v.tellPower(false)
 	})
@@ -350,6 +351,18 @@ func (v *VM) start(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// tellEnd logs how QEMU ended: that the module is off, or that QEMU crashed, which
+// looks like a module that is silent.
+func (v *VM) tellEnd(state *os.ProcessState) {
+	st, ok := state.Sys().(syscall.WaitStatus)
+	if ok && (st.Exited() && st.ExitStatus() == 0 || st.Signaled() && st.Signal() == syscall.SIGKILL) {
+		v.log.Info("power off", "status", state.String())
+		return
+	}
+	said, _ := os.ReadFile(v.stderrFile())
+	v.log.Error("QEMU crashed: the module is off", "status", state.String(), "said", string(bytes.TrimSpace(said)))
 }
 
 func (v *VM) tellPower(on bool) {

@@ -52,6 +52,7 @@ type BMC struct {
 	enables  byte          // BMC global enables
 	send     func([]byte)  // to the connected VM; nil: none
 	reserved uint16        // reservation id of the SDR repository
+	silent   bool          // it hears and does not answer
 	closed   bool
 	jobs     sync.WaitGroup
 }
@@ -107,6 +108,9 @@ func (b *BMC) Serve(conn io.ReadWriteCloser) error {
 			b.cfg.Log.Warn("bmc: request dropped", "err", err)
 			continue
 		}
+		if b.deaf() {
+			continue
+		}
 		code, data := b.handle(r)
 		send(r.response(code, data))
 	}
@@ -134,6 +138,25 @@ func (b *BMC) SetDocument(doc []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.cfg.Document = func() []byte { return doc }
+}
+
+// SetSilent makes the BMC hang: it answers nothing and its watchdog does nothing,
+// until it comes back as after a reset of its own. Its line stays up: QEMU 7.2
+// aborts when a VM whose BMC is not connected is reset and then speaks to it
+// (hw/ipmi/ipmi_bmc_extern.c, "Got command when not finished").
+func (b *BMC) SetSilent(silent bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.silent != silent {
+		b.silent, b.enables = silent, 0
+		b.watchdog.stop()
+	}
+}
+
+func (b *BMC) deaf() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.silent
 }
 
 // Close stops the watchdog and waits for what the BMC does to its module.

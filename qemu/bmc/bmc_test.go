@@ -79,6 +79,37 @@ func newHost(t *testing.T, cfg Config) *host {
 	return h
 }
 
+// A BMC that hangs answers nothing and resets nothing; it comes back with its log
+// and without what it was told.
+func TestSilence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, Config{})
+		h.must(netApp, 0x24, 0x04, 0x01, 0, 0x10, 50, 0) // reset after 5 s
+		h.must(netApp, 0x22)
+		h.must(netApp, 0x2e, 0x09)
+		h.bmc.SetSilent(true)
+		msg := []byte{99, netApp << 2, 0x01}
+		if _, err := h.conn.Write(encode(append(msg, checksum(msg)), messageEnd)); err != nil {
+			t.Fatal(err)
+		}
+		h.conn.Write(encode([]byte{cmdReset}, commandEnd)) // the CPU was reset
+		time.Sleep(time.Minute)
+		if did := h.machine.take(); did != nil {
+			t.Errorf("the watchdog of a BMC that hangs did %v", did)
+		}
+		h.bmc.SetSilent(false)
+		if got := h.must(netApp, 0x2f); got[0] != 0 { // no answer to the request before is in the way
+			t.Errorf("enables %#x", got[0])
+		}
+		h.must(netApp, 0x22)
+		h.bmc.SetSilent(false) // it is well: nothing happens
+		time.Sleep(6 * time.Second)
+		if diff := cmp.Diff([]string{"reset"}, h.machine.take()); diff != "" {
+			t.Errorf("the watchdog afterwards (-want +got):\n%s", diff)
+		}
+	})
+}
+
 // ask sends a request and returns the completion code and data.
 func (h *host) ask(netFn, cmd byte, data ...byte) (byte, []byte) {
 	h.t.Helper()

@@ -135,10 +135,3 @@ func (b *BMC) getWatchdog([]byte) (byte, []byte) {
 	out = binary.LittleEndian.AppendUint16(out, uint16(w.initial/watchdogTick))
 	return ccOK, binary.LittleEndian.AppendUint16(out, uint16((left+watchdogTick-1)/watchdogTick))
 }
-
-// Disarm stops the watchdog.
-func (b *BMC) Disarm() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.watchdog.stop()
-}
