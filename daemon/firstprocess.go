@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"baystream/daemon/domain"
+	"baystream/daemon/inventory"
 	"baystream/internal/local"
 )
 
@@ -20,6 +21,7 @@ type initStatus struct {
 	Crash    string  `json:"last_crash"`
 	Watchdog *struct {
 		Identity string `json:"identity"`
+		Device   string `json:"device"`
 		Timeout  int    `json:"timeout_sec"`
 		Starving string `json:"starving"`
 	} `json:"watchdog"`
@@ -37,18 +39,46 @@ type initStatus struct {
 	} `json:"services"`
 }
 
-// initHealth asks the first process how the module is; where it is not ours
-// nobody answers, and there is nothing to say.
-func initHealth() []domain.HealthPart {
+// askFirstProcess asks the first process how the module is; there is false where it
+// is not ours and nobody answers.
+func askFirstProcess() (s initStatus, there bool, err error) {
 	b, err := local.AskInit(local.Control, "status")
 	if err != nil {
-		return nil
+		return s, false, nil
 	}
-	var s initStatus
-	if err := json.Unmarshal(b, &s); err != nil {
+	return s, true, json.Unmarshal(b, &s)
+}
+
+// initHealth is what the first process says, as parts of the health board.
+func initHealth() []domain.HealthPart {
+	s, there, err := askFirstProcess()
+	switch {
+	case !there:
+		return nil
+	case err != nil:
 		return []domain.HealthPart{{Name: "first process", Status: domain.StatusWarning, Detail: err.Error()}}
 	}
 	return s.parts()
+}
+
+// machineWatchdog is the machine's watchdog for the inventory.
+func machineWatchdog() *inventory.Watchdog {
+	s, _, err := askFirstProcess()
+	if err != nil {
+		return nil
+	}
+	return s.watchdog()
+}
+
+func (s initStatus) watchdog() *inventory.Watchdog {
+	w := s.Watchdog
+	if w == nil {
+		return nil
+	}
+	return &inventory.Watchdog{
+		Kind: inventory.WatchdogKind(w.Identity), Identity: w.Identity, Device: w.Device,
+		TimeoutSeconds: w.Timeout, Armed: w.Starving == "", Problem: w.Starving,
+	}
 }
 
 func (s initStatus) parts() []domain.HealthPart {

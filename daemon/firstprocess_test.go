@@ -4,7 +4,10 @@ import (
 	"encoding/json"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"baystream/daemon/domain"
+	"baystream/daemon/inventory"
 )
 
 func TestHealthTellsWhatTheFirstProcessKnows(t *testing.T) {
@@ -31,6 +34,26 @@ func TestHealthTellsWhatTheFirstProcessKnows(t *testing.T) {
 		}
 		if got != tc.want {
 			t.Errorf("%s: %s is %q, want %q", tc.name, tc.part, got, tc.want)
+		}
+	}
+}
+
+func TestInventoryTellsTheWatchdog(t *testing.T) {
+	for _, tc := range []struct {
+		status string
+		want   *inventory.Watchdog
+	}{
+		{`{}`, nil},
+		{`{"watchdog":{"identity":"IPMI","device":"/dev/watchdog","timeout_sec":60}}`, &inventory.Watchdog{Kind: "controller", Identity: "IPMI", Device: "/dev/watchdog", TimeoutSeconds: 60, Armed: true}},
+		{`{"watchdog":{"identity":"i6300ESB timer","timeout_sec":12,"starving":"stuck"}}`, &inventory.Watchdog{Kind: "chip set", Identity: "i6300ESB timer", TimeoutSeconds: 12, Problem: "stuck"}},
+		{`{"watchdog":{"identity":"Software Watchdog"}}`, &inventory.Watchdog{Kind: "kernel", Identity: "Software Watchdog", Armed: true}},
+	} {
+		var s initStatus
+		if err := json.Unmarshal([]byte(tc.status), &s); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(tc.want, s.watchdog()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", tc.status, diff)
 		}
 	}
 }

@@ -44,7 +44,7 @@ func newHardware(d *Daemon) *hardware {
 	}
 	h.Keeper = inventory.New(inventory.Config{
 		Open: open, Messages: messages,
-		Root: d.cfg.Root, Log: d.log.With("part", "hardware"),
+		Root: d.cfg.Root, Log: d.log.With("part", "hardware"), Watchdog: machineWatchdog,
 		Health: func(part string, s inventory.Status, detail, remedy string) {
 			d.board.set(part, string(s), detail, remedy)
 		},

@@ -31,6 +31,7 @@ type Document struct {
 	TPM TPM `json:"tpm"`
 
 	Controller   *Controller   `json:"controller"`
+	Watchdog     *Watchdog     `json:"watchdog"`
 	FrameManager *FrameManager `json:"frameManager"`
 	BayMap       []hw.FrameBay `json:"bayMap"`
 	Problems     []string      `json:"problems"`
@@ -62,6 +63,28 @@ type Controller struct {
 	Read    string        `json:"read"` // when the sensors were read
 }
 
+// Watchdog is what resets the module when it hangs, as the first process, which
+// feeds it, tells.
+type Watchdog struct {
+	Kind           string `json:"kind"`     // controller, chip set, or kernel
+	Identity       string `json:"identity"` // as its driver calls it
+	Device         string `json:"device"`
+	TimeoutSeconds int    `json:"timeoutSeconds"`
+	Armed          bool   `json:"armed"`             // it runs, and is being fed
+	Problem        string `json:"problem,omitempty"` // why it is not fed any more
+}
+
+// WatchdogKind tells what a watchdog sits in, by what its driver calls it.
+func WatchdogKind(identity string) string {
+	switch identity {
+	case "IPMI": // drivers/char/ipmi/ipmi_watchdog.c
+		return "controller"
+	case "Software Watchdog": // drivers/watchdog/softdog.c
+		return "kernel"
+	}
+	return "chip set"
+}
+
 // FrameManager is the frame's manager as this module sees it.
 type FrameManager struct {
 	URL               string          `json:"url"`
@@ -80,11 +103,12 @@ const uri = "/rest/baystream/hw"
 
 // Document returns the inventory as it is known now.
 func (k *Keeper) Document() Document {
+	watchdog := k.cfg.Watchdog()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	d := Document{
 		Type: "InventoryV1", URI: uri, Revision: k.revision, Updated: stamp(k.changed), Inventory: k.inv,
-		TPM: summary(k.tpm), BayMap: slices.Clone(k.document.Bays), Problems: k.problems(),
+		TPM: summary(k.tpm), Watchdog: watchdog, BayMap: slices.Clone(k.document.Bays), Problems: k.problems(),
 	}
 	if d.BayMap == nil {
 		d.BayMap = []hw.FrameBay{}

@@ -51,6 +51,8 @@ type Config struct {
 	// Frame is called with the frame's document when it was read.
 	Frame func(hw.FrameDocument)
 
+	// Watchdog asks how the machine's watchdog is; nil: there is none.
+	Watchdog func() *Watchdog
 	// Open opens the controller. The default loads its drivers and opens
 	// /dev/ipmi0.
 	Open func() (*ipmi.Client, error)
@@ -106,6 +108,9 @@ func New(cfg Config, inv hw.Inventory) *Keeper {
 	}
 	if cfg.Frame == nil {
 		cfg.Frame = func(hw.FrameDocument) {}
+	}
+	if cfg.Watchdog == nil {
+		cfg.Watchdog = func() *Watchdog { return nil }
 	}
 	if cfg.Open == nil {
 		cfg.Open = func() (*ipmi.Client, error) { return ipmi.Open(filepath.Join(cfg.Root, "dev/ipmi0")) }

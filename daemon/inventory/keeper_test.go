@@ -154,6 +154,9 @@ func newRig(t *testing.T, bay string) *rig {
 			}
 			return ipmi.NewClient(g.bmc), nil
 		},
+		Watchdog: func() *Watchdog {
+			return &Watchdog{Kind: WatchdogKind("IPMI"), Identity: "IPMI", Device: "/dev/watchdog", TimeoutSeconds: 60, Armed: true}
+		},
 		Messages: func(ctx context.Context, each func(string)) error {
 			for {
 				select {
@@ -237,6 +240,9 @@ func TestEverythingIsInOneDocument(t *testing.T) {
 	d := g.wait("the frame is known", func(d Document) bool { return d.FrameManager != nil && len(d.FrameManager.Frames) == 1 })
 	if c := d.Controller; c.Firmware != "2.10" || len(c.Sensors) != 1 || *c.Sensors[0].Thresholds.UpperCritical != 45 || !c.Chassis.PowerOn {
 		t.Errorf("controller %+v", c)
+	}
+	if w := d.Watchdog; w == nil || w.Kind != "controller" || !w.Armed {
+		t.Errorf("watchdog %+v", w)
 	}
 	if len(d.BayMap) != 2 || len(d.FrameManager.Frames[0].Bays) != 2 || len(d.Problems) != 0 {
 		t.Errorf("bay map %v, frames %v, problems %q", d.BayMap, d.FrameManager.Frames, d.Problems)

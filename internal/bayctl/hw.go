@@ -34,6 +34,7 @@ type inventory struct {
 		Sensors []ipmi.Sensor
 		Log     *ipmi.LogInfo
 	}
+	Watchdog     *inventoryWatchdog
 	FrameManager *struct {
 		URL, Since, Fault, Name string
 		Connected               bool
@@ -41,6 +42,23 @@ type inventory struct {
 	}
 	BayMap   []hw.FrameBay
 	Problems []string
+}
+
+// inventoryWatchdog is what resets the module when it hangs.
+type inventoryWatchdog struct {
+	Kind, Identity, Device, Problem string
+	TimeoutSeconds                  int
+	Armed                           bool
+}
+
+func (w *inventoryWatchdog) String() string {
+	switch {
+	case w == nil:
+		return "none: a module that hangs stays so until somebody comes"
+	case !w.Armed:
+		return fmt.Sprintf("%s (%s), NOT FED: %s; it resets the module within %d s", w.Kind, w.Identity, w.Problem, w.TimeoutSeconds)
+	}
+	return fmt.Sprintf("%s (%s), armed, resets the module when it has not been fed for %d s", w.Kind, w.Identity, w.TimeoutSeconds)
 }
 
 func (a *app) hwCmd() *cobra.Command {
@@ -137,6 +155,7 @@ func inventoryTree(v inventory) *node {
 	}
 	tpmNode(root, v)
 	controllerNode(root, v)
+	root.add("watchdog: %s", v.Watchdog)
 	frameNode(root, v)
 	if len(v.Problems) > 0 {
 		p := root.add("problems")

@@ -18,6 +18,7 @@ func TestHardwareIsATree(t *testing.T) {
 			"tpm":{"present":true,"version":2,"log":{"bank":"sha256","verdict":"matches","events":30},"endorsement":[{"key":"ECC P-256","serial":"abc","issuer":"CN=Maker","notAfter":"2040-01-01T00:00:00Z"}]},
 			"controller":{"firmware":"1.42","ipmi":"2.0","fru":{"board":{"manufacturer":"Baystream","name":"Board","serial":"B1"}},"log":{"entries":3},
 				"sensors":[{"name":"Inlet","reading":24.5,"unit":"degrees C","state":"ok","thresholds":{"upperNonCritical":38,"upperCritical":42}},{"name":"Fans","state":"ok","asserted":["Fully Redundant"]},{"name":"DIMM","state":"unavailable"}]},
+			"watchdog":{"kind":"controller","identity":"IPMI","device":"/dev/watchdog","timeoutSeconds":60,"armed":true},
 			"frameManager":{"url":"https://169.254.1.1","connected":true,"since":"2026-11-22T10:00:00.000Z","frames":[
 				{"serial":"VF0001","model":"Virtual frame","health":"OK","bays":[{"bay":"device bay 1","present":true,"model":"Compute","serial":"C1","power":"Off","health":"OK"},{"bay":"device bay 2","present":false}]},
 				{"serial":"VF0002","bays":[],"fault":"cannot be reached"}]},
@@ -50,6 +51,7 @@ func TestHardwareIsATree(t *testing.T) {
 │     ├─ Inlet: 24.5 degrees C, ok (warning from 38, critical from 42)
 │     ├─ Fans: ok, Fully Redundant
 │     └─ DIMM: unavailable
+├─ watchdog: controller (IPMI), armed, resets the module when it has not been fed for 60 s
 ├─ frame manager: https://169.254.1.1, connected since 2026-11-22T10:00:00.000Z
 │  ├─ frame VF0001: Virtual frame, OK
 │  │  ├─ device bay 1: power off, Compute, serial C1, OK
@@ -68,6 +70,21 @@ func TestHardwareIsATree(t *testing.T) {
 	out, err = command(t, "hw", "tpm")
 	if err != nil || !strings.Contains(out, "sha256  1  ab12") || !strings.Contains(out, "0123456789abcdef...") || strings.Contains(out, "sha256  0") {
 		t.Errorf("bayctl hw tpm = %v\n%s", err, out)
+	}
+}
+
+func TestWatchdogInWords(t *testing.T) {
+	for _, c := range []struct {
+		w    *inventoryWatchdog
+		want string
+	}{
+		{nil, "none: a module that hangs stays so until somebody comes"},
+		{&inventoryWatchdog{Kind: "kernel", Identity: "Software Watchdog", TimeoutSeconds: 60, Armed: true}, "kernel (Software Watchdog), armed, resets the module when it has not been fed for 60 s"},
+		{&inventoryWatchdog{Kind: "chip set", Identity: "iTCO_wdt", TimeoutSeconds: 60, Problem: "the supervisor does not answer"}, "chip set (iTCO_wdt), NOT FED: the supervisor does not answer; it resets the module within 60 s"},
+	} {
+		if got := c.w.String(); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.w, got, c.want)
+		}
 	}
 }
 
