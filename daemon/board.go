@@ -9,13 +9,16 @@ import (
 // board is where the parts of the appliance say how they are. It keeps the
 // order in which they first spoke, which is the order they came up in.
 type board struct {
+	changed chan struct{} // buffered by one
+
 	mu    sync.Mutex
 	parts []domain.HealthPart
 }
 
-func newBoard() *board { return &board{} }
+func newBoard() *board { return &board{changed: make(chan struct{}, 1)} }
 
 func (b *board) set(name, status, detail, remedy string) {
+	defer wake(b.changed)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p := domain.HealthPart{Name: name, Status: status, Detail: detail, Remedy: remedy}

@@ -102,6 +102,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.board.tellProblems(ctx, d.log, notifyManager) })
 
 	d.hw = newHardware(d)
 	if d.onModule() {

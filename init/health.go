@@ -18,14 +18,14 @@ const HealthPort = 7974
 
 // Health is the answer: 200 with status OK, or 503.
 type Health struct {
-	Status   string    `json:"status"` // OK, Starting, or Maintenance
+	Status   string    `json:"status"` // OK, Starting, Critical (a service says that it cannot do part of its work), or Maintenance
 	Problems []Problem `json:"problems"`
 	Watchdog string    `json:"watchdog,omitempty"` // the machine's
 	Crashes  int       `json:"crashes,omitempty"`  // of the kernel in a row, before this start
 	Uptime   int       `json:"uptimeSeconds"`
 }
 
-// Problem is a boot step or a service that does not do its work.
+// Problem is a boot step, or a service or a part of one, that does not do its work.
 type Problem struct {
 	What   string `json:"what"`
 	Reason string `json:"reason"`
@@ -52,6 +52,9 @@ func healthOf(r Reply, err error) Health {
 			h.Status = "Maintenance"
 			h.Problems = append(h.Problems, Problem{"service " + s.Name, s.Reason, s.Remedy})
 		case stateRunning:
+			if len(s.Problems) > 0 && h.Status != "Maintenance" {
+				h.Status = "Critical"
+			}
 		default:
 			if h.Status == "OK" {
 				h.Status = "Starting"
@@ -62,6 +65,7 @@ func healthOf(r Reply, err error) Health {
 			}
 			h.Problems = append(h.Problems, Problem{"service " + s.Name, reason, "wait a minute"})
 		}
+		h.Problems = append(h.Problems, s.Problems...)
 	}
 	if w := r.Watchdog; w != nil {
 		h.Watchdog = w.Identity

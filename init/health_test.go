@@ -23,6 +23,10 @@ func TestHealth(t *testing.T) {
 		{"a step failed", func(r *Reply) { r.Steps = []StepStatus{{Name: "s", Error: "no", Remedy: "do"}} }, nil, "Maintenance", "boot step s"},
 		{"a service starts", func(r *Reply) { r.Services[0].State = stateStarting }, nil, "Starting", "service a"},
 		{"a service was given up", func(r *Reply) { r.Services[0].State = stateMaintenance }, nil, "Maintenance", "service a"},
+		{"part of a service fails", func(r *Reply) { r.Services[0].Problems = []Problem{{"data disk", "none", "insert one"}} }, nil, "Critical", "data disk"},
+		{"it starts and part of it fails", func(r *Reply) {
+			r.Services[0].State, r.Services[0].Problems = stateStarting, []Problem{{"data disk", "none", "insert one"}}
+		}, nil, "Starting", "service a"},
 		{"not fed", func(r *Reply) { r.Watchdog = &WatchdogStatus{Starving: "ill"} }, nil, "Maintenance", "watchdog"},
 		{"nobody answers", func(*Reply) {}, errors.New("does not answer"), "Maintenance", "first process"},
 	} {

@@ -11,7 +11,8 @@
 // service is decided by a machine without I/O (supervise.go).
 //
 // Services tell about themselves by the sd_notify(3) protocol: READY, STATUS,
-// STOPPING, WATCHDOG (=1, =trigger), WATCHDOG_USEC and EXTEND_TIMEOUT_USEC from
+// STOPPING, WATCHDOG (=1, =trigger), WATCHDOG_USEC, EXTEND_TIMEOUT_USEC, and in
+// X_PROBLEMS what of their work they cannot do (notify.go), from
 // the main process alone; MAINPID is not for them. A service may store
 // descriptors (FDSTORE) that its next process inherits: so a listening socket
 // outlives its daemon (fdstore.go). The same programs run under systemd. Each lives in the cgroup

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"net"
@@ -48,6 +49,10 @@ func parseNotify(msg string) ([]event, keeping) {
 			}
 		case "STATUS":
 			evs = append(evs, event{kind: evStatus, text: printable(value)})
+		case problemsKey:
+			if p, err := parseProblems(value); err == nil {
+				evs = append(evs, event{kind: evProblems, problems: p})
+			}
 		case "WATCHDOG":
 			switch value {
 			case "1":
@@ -66,6 +71,20 @@ func parseNotify(msg string) ([]event, keeping) {
 		}
 	}
 	return evs, k
+}
+
+// problemsKey begins the line by which a service that runs tells what of its work
+// it cannot do, so that the health port says it too: a JSON array of Problem, []
+// when all is well. Variables of one's own begin with X_ (sd_notify(3)).
+const problemsKey = "X_PROBLEMS"
+
+func parseProblems(value string) ([]Problem, error) {
+	var ps []Problem
+	err := json.Unmarshal([]byte(value), &ps)
+	for i, p := range ps {
+		ps[i] = Problem{printable(p.What), printable(p.Reason), printable(p.Remedy)}
+	}
+	return ps, err
 }
 
 // validFDName tells whether a name can stand in LISTEN_FDNAMES.

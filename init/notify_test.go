@@ -32,6 +32,9 @@ func TestParseNotify(t *testing.T) {
 		{"EXTEND_TIMEOUT_USEC=18446744073709551615", nil},
 		{"EXTEND_TIMEOUT_USEC=-1", nil},
 		{"MAINPID=1\nFDSTORE=1\nBARRIER=1\nERRNO=2", nil},
+		{`X_PROBLEMS=[{"what":"data disk","reason":"no` + "\u009b" + `ne","remedy":"insert one"}]`, []event{{kind: evProblems, problems: []Problem{{"data disk", "no?ne", "insert one"}}}}},
+		{"X_PROBLEMS=[]", []event{{kind: evProblems, problems: []Problem{}}}},
+		{"X_PROBLEMS=none", nil},
 		{"", nil},
 	} {
 		if diff := cmp.Diff(tc.want, events(tc.in), eventCmp); diff != "" {
@@ -42,6 +45,7 @@ func TestParseNotify(t *testing.T) {
 
 func FuzzParseNotify(f *testing.F) {
 	f.Add("READY=1\nSTATUS=x\nWATCHDOG_USEC=5")
+	f.Add(`X_PROBLEMS=[{"what":"a","reason":"b","remedy":"c"}]`)
 	f.Fuzz(func(t *testing.T, s string) {
 		for _, ev := range events(s) {
 			if ev.d < 0 || ev.text != printable(ev.text) {

@@ -119,14 +119,16 @@ const (
 	evExtend                    // EXTEND_TIMEOUT_USEC; d
 	evWatchdog                  // WATCHDOG_USEC; d
 	evStatus                    // STATUS=; text
+	evProblems                  // X_PROBLEMS=; problems
 	evTimer                     // time has passed
 	evHold                      // it must not start until somebody says so; text says why
 )
 
 type event struct {
-	kind evKind
-	text string
-	d    time.Duration
+	kind     evKind
+	text     string
+	problems []Problem
+	d        time.Duration
 }
 
 // action is what a machine wants done, in order.
@@ -161,6 +163,7 @@ type machine struct {
 	failures int // ends in a row without a stable run
 	restarts int // starts after the first
 	status   string
+	problems []Problem // what of its work it cannot do, as it says
 	lastExit string
 	reason   string // why it is in maintenance
 	started  bool
@@ -222,7 +225,7 @@ func (m *machine) spawn(now time.Time) []action {
 		m.restarts++
 	}
 	m.started = true
-	m.status, m.reason = "", ""
+	m.status, m.reason, m.problems = "", "", nil
 	m.watchdog = seconds(m.spec.WatchdogSec, 0)
 	m.readyAt = time.Time{}
 	m.state = stateStarting
@@ -335,6 +338,8 @@ func (m *machine) notified(now time.Time, ev event) []action {
 		}
 	case evStatus:
 		m.status = ev.text
+	case evProblems:
+		m.problems = ev.problems
 	case evStopping:
 		if m.state == stateRunning || m.state == stateStarting {
 			m.state = stateStopping

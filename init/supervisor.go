@@ -353,15 +353,16 @@ func (s *supervisor) restart(ctx context.Context, name string) error {
 
 // ServiceStatus is a service as the control socket shows it.
 type ServiceStatus struct {
-	Name     string `json:"name"`
-	State    state  `json:"state"`
-	PID      int    `json:"pid,omitempty"`
-	Restarts int    `json:"restarts"`
-	Status   string `json:"status,omitempty"`    // its last STATUS=
-	LastExit string `json:"last_exit,omitempty"` // how its last process ended
-	ReadySec int64  `json:"ready_sec,omitempty"` // seconds since READY=1
-	Reason   string `json:"reason,omitempty"`    // why it is in maintenance
-	Remedy   string `json:"remedy,omitempty"`    // and what to do
+	Name     string    `json:"name"`
+	State    state     `json:"state"`
+	PID      int       `json:"pid,omitempty"`
+	Restarts int       `json:"restarts"`
+	Status   string    `json:"status,omitempty"`    // its last STATUS=
+	LastExit string    `json:"last_exit,omitempty"` // how its last process ended
+	ReadySec int64     `json:"ready_sec,omitempty"` // seconds since READY=1
+	Reason   string    `json:"reason,omitempty"`    // why it is in maintenance
+	Remedy   string    `json:"remedy,omitempty"`    // and what to do
+	Problems []Problem `json:"problems,omitempty"`  // its last X_PROBLEMS=
 	// When it was first started, and first ready: seconds since the kernel's
 	// start.
 	BegunAt float64  `json:"begun_at,omitempty"`
@@ -377,7 +378,7 @@ func (s *supervisor) services(ctx context.Context) ([]ServiceStatus, error) {
 		for _, u := range s.units {
 			st := ServiceStatus{
 				Name: u.spec.Name, State: u.state, PID: u.pid,
-				Restarts: u.restarts, Status: u.status, LastExit: u.lastExit, Reason: u.reason,
+				Restarts: u.restarts, Status: u.status, LastExit: u.lastExit, Reason: u.reason, Problems: u.problems,
 				BegunAt: u.upAt[0].Seconds(), UpAt: u.upAt[1].Seconds(), Usage: s.host.usage(u.spec),
 			}
 			if u.state == stateMaintenance {
