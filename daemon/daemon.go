@@ -164,7 +164,7 @@ func (d *Daemon) run(ctx context.Context) (err error) {
 			return run(ctx)
 		}
 	}
-	g.Go(behindREST(d.hw.run))
+	g.Go(behindREST(d.hw.Run))
 	g.Go(behindREST(d.behindNetwork(d.hw.inPlace(d.role.run))))
 	g.Go(behindREST(func(ctx context.Context) error { return d.replicate(ctx, store) }))
 	g.Go(behindREST(func(ctx context.Context) error {

@@ -35,7 +35,7 @@ type hardware struct {
 
 func newHardware(d *Daemon) *hardware {
 	h := &hardware{d: d}
-	var open func() (*ipmi.Client, error)
+	open := d.openController
 	var messages func(context.Context, func(string)) error
 	if d.onModule() {
 		messages = func(ctx context.Context, each func(string)) error { return kmsg.Follow(ctx, d.cfg.Root, each) }
@@ -62,14 +62,12 @@ func newHardware(d *Daemon) *hardware {
 	return h
 }
 
-// run keeps the inventory until ctx ends.
-func (h *hardware) run(ctx context.Context) error {
-	if h.d.onModule() {
-		if err := loadModules(controllerModules); err != nil {
-			h.d.log.Debug("kernel modules of the management controller", "err", err) // a kernel for virtual machines has none
-		}
+// openController opens the module's controller, when its driver has found it.
+func (d *Daemon) openController() (*ipmi.Client, error) {
+	if err := loadModules(controllerModules); err != nil {
+		d.log.Debug("kernel modules of the management controller", "err", err) // a kernel for virtual machines has none
 	}
-	return h.Keeper.Run(ctx)
+	return ipmi.Open(filepath.Join(d.cfg.Root, "dev/ipmi0"))
 }
 
 // inPlace runs a role when it is sure where the module sits. When the sources of

@@ -21,7 +21,7 @@ import (
 func (d *Daemon) runWitness(ctx context.Context, g *errgroup.Group) error {
 	close(d.answering) // no REST to wait for
 	d.board.set("role", domain.StatusOK, "witness: a vote, no volumes", "")
-	g.Go(func() error { return d.hw.run(ctx) })
+	g.Go(func() error { return d.hw.Run(ctx) })
 	if !d.mem.claimed() {
 		d.board.set("domain state", domain.StatusWarning, "this module belongs to no domain", "Claim it from the domain's active appliance: bayctl appliance claim "+d.mem.ID()+" --role witness.")
 		g.Go(func() error { return d.mem.awaitClaim(ctx, d.mem.free, nil) })

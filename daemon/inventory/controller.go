@@ -17,25 +17,26 @@ const (
 	documentFRU    = 1                // the inventory device that holds the frame's document
 	placeTimeout   = 10 * time.Second // for the controller to say where we are
 	retryAbsent    = time.Minute      // a driver may come late
+	lookAgain      = 200 * time.Millisecond
+	retrySilent    = 15 * time.Second // the driver gave a controller up that the firmware names
 	retryFault     = 10 * time.Second
 )
+
+// errSilent is a controller that the firmware names and the driver gave up.
+var errSilent = errors.New("the firmware names a controller, which did not answer the kernel")
 
 // keepController reads the controller until ctx ends.
 func (k *Keeper) keepController(ctx context.Context) {
 	defer k.settle()
+	slow := time.AfterFunc(placeTimeout, k.settle) // the driver searches for half a minute
+	defer slow.Stop()
 	for ctx.Err() == nil {
 		c, err := k.cfg.Open()
 		if errors.Is(err, fs.ErrNotExist) {
-			k.settle() // the firmware's word must do
-			k.fault("controller", nil)
-			late, cancel := context.WithTimeout(ctx, retryAbsent)
-			select {
-			case <-late.Done():
-			case <-k.appeared:
-			}
-			cancel()
+			k.awaitController(ctx)
 			continue
 		}
+		slow.Stop()
 		if err == nil {
 			err = k.serve(ctx, c)
 			_ = c.Close()
@@ -44,12 +45,59 @@ func (k *Keeper) keepController(ctx context.Context) {
 			return
 		}
 		k.settle()
-		if k.fault("controller", err) {
-			k.cfg.Log.Warn("management controller", "err", err)
-			k.cfg.Health("management controller", Warning, err.Error(),
-				"Without it there are no sensors, no event log, and no frame manager. Restart the controller from the frame manager; if that does not help, replace the module.")
-		}
+		k.controllerFault(err)
 		sleep(ctx, retryFault)
+	}
+}
+
+// awaitController waits until it is worth while to look for a controller again.
+func (k *Keeper) awaitController(ctx context.Context) {
+	if ipmi.Searching(k.cfg.Root) {
+		k.appears(ctx, lookAgain)
+		return
+	}
+	k.settle() // the firmware's word must do
+	if !ipmi.Named(k.cfg.Root) {
+		k.fault("controller", nil)
+		k.appears(ctx, retryAbsent)
+		return
+	}
+	k.controllerFault(errSilent)
+	if k.appears(ctx, retrySilent) {
+		return
+	}
+	searched := make(chan struct{}) // the kernel cannot be interrupted in it
+	go func() {
+		defer close(searched)
+		if err := ipmi.Search(k.cfg.Root); err != nil {
+			k.cfg.Log.Debug("management controller", "err", err)
+		}
+	}()
+	select {
+	case <-ctx.Done():
+	case <-searched:
+	}
+}
+
+// appears waits for the device of a controller.
+func (k *Keeper) appears(ctx context.Context, limit time.Duration) bool {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	case <-k.appeared:
+		return true
+	}
+	return false
+}
+
+// controllerFault tells once why the controller cannot be used.
+func (k *Keeper) controllerFault(err error) {
+	if k.fault("controller", err) {
+		k.cfg.Log.Warn("management controller", "err", err)
+		k.cfg.Health("management controller", Warning, err.Error(),
+			"Without it there are no sensors, no event log, and no frame manager. Restart the controller from the frame manager; if that does not help, replace the module.")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -363,6 +364,35 @@ func TestControllerThatIsSilentHoldsNothingUp(t *testing.T) {
 		t.Error(err)
 	}
 	g.waitHealth("management controller: Warning: ipmi: device id: timeout")
+}
+
+// A controller that is dead when the machine starts has no device: the driver gave
+// it up. It is told, holds nothing up, and is used when it is back.
+func TestControllerThatComesBackLate(t *testing.T) {
+	g := newRig(t, "appliance bay 1")
+	g.write("sys/bus/platform/devices/dmi-ipmi-si.0/uevent", "")
+	var alive atomic.Bool
+	open := g.k.cfg.Open
+	g.k.cfg.Open = func() (*ipmi.Client, error) {
+		if !alive.Load() {
+			return nil, fs.ErrNotExist
+		}
+		return open()
+	}
+	g.start()
+	if err := g.k.Placed(t.Context()); err != nil {
+		t.Error(err)
+	}
+	g.waitHealth("management controller: Warning: the firmware names a controller")
+	if d := g.k.Document(); len(d.Problems) != 1 {
+		t.Errorf("problems %q", d.Problems)
+	}
+	alive.Store(true)
+	g.events <- uevent.Event{Action: "add", Subsystem: "ipmi", Name: "ipmi0"}
+	g.waitHealth("management controller: OK: firmware 2.10")
+	if d := g.k.Document(); len(d.Problems) != 0 {
+		t.Errorf("problems %q", d.Problems)
+	}
 }
 
 func TestHotPlugIsSeen(t *testing.T) {
