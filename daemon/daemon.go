@@ -324,9 +324,14 @@ func (d *Daemon) prepareDisk(ctx context.Context) error {
 		return nil
 	}
 	d.log.Error("data disk", "err", err)
-	d.board.set("data disk", domain.StatusCritical, err.Error(), "Insert a blank disk, or wipe this one if its contents are not needed; then restart the module.")
+	remedy := "Insert a blank disk, or wipe this one if its contents are not needed; then restart the module."
+	if errors.Is(err, storage.ErrDamaged) {
+		remedy = "Restart the module once. If that does not help, take a support dump; then replace the disk, or erase it: on the serial console, maintenance, factory reset, which loses its OS volumes too."
+	}
+	d.board.set("data disk", domain.StatusCritical, err.Error(), remedy)
 	d.hw.maintenance(ipmi.ReasonDisk)
-	d.cfg.Console("no data disk: %v", err)
+	d.cfg.Console("data disk: %v", err)
+	d.cfg.Console("what to do: %s", remedy)
 	return os.MkdirAll(d.cfg.State, 0o700)
 }
 

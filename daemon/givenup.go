@@ -18,7 +18,9 @@ const leaseLimit = 30 * time.Second
 // event log tells so, and the management port has an address, where the health
 // port answers. An address that the daemon left there stays as it is.
 func GivenUp(ctx context.Context, cfg Config) error {
-	return errors.Join(NoteMaintenance(ctx, cfg.Root, "crash-loop"), managementOnly(ctx, cfg))
+	noted := make(chan error, 1)
+	go func() { noted <- NoteMaintenance(ctx, cfg.Root, "crash-loop") }()
+	return errors.Join(managementOnly(ctx, cfg), <-noted)
 }
 
 // managementOnly gives the management port the address that the frame sets, or

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -115,6 +116,24 @@ func (h *hardware) maintenanceOver(reason byte) {
 	h.Note(ipmi.Event{Kind: ipmi.MaintenanceEnded, Code: reason})
 }
 
+// driverLimit is how long the controller's driver may take to find it.
+const driverLimit = 40 * time.Second
+
+// awaitController opens the controller where no daemon ever did: its drivers may
+// be missing, or still be searching.
+func awaitController(ctx context.Context, root string) (*ipmi.Client, error) {
+	err := loadModules(controllerModules)
+	for end := time.Now().Add(driverLimit); ; {
+		c, openErr := ipmi.Open(filepath.Join(root, "dev/ipmi0"))
+		if openErr == nil {
+			return c, nil
+		}
+		if !ipmi.Searching(root) || time.Now().After(end) || !pause(ctx, 100*time.Millisecond) {
+			return nil, errors.Join(openErr, err)
+		}
+	}
+}
+
 // NoteMaintenance writes to the event log of this module's controller that it is in
 // maintenance, for whoever has to do so without a daemon: "asked", "bay", "crash-loop"
 // or "disk". Root is where /dev is.
@@ -123,7 +142,7 @@ func NoteMaintenance(ctx context.Context, root, reason string) error {
 	if !ok {
 		return fmt.Errorf("reason %q: want asked, bay, crash-loop or disk", reason)
 	}
-	c, err := ipmi.Open(filepath.Join(root, "dev/ipmi0"))
+	c, err := awaitController(ctx, root)
 	if err != nil {
 		return err
 	}

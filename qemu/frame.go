@@ -39,7 +39,7 @@ type Config struct {
 	Appliance ModuleConfig
 	Witness   ModuleConfig // the third frame's
 	Module    ModuleConfig // the compute modules
-	DiskBytes int64        // an appliance's data disk; 8 GiB if 0
+	DiskBytes int64        // an appliance's data disk; 8 GiB if 0, none if less
 	// ServeDisks puts drives of ours under the appliances' data disks, with a
 	// volatile cache that a power cut loses, and faults (see VM.Drive).
 	ServeDisks bool
@@ -312,7 +312,9 @@ func (f *Frame) add(p place, m ModuleConfig) error {
 			os.Remove(f.passwordFile())
 			os.Remove(f.caFile())
 		}
-		vc.Disks = []Disk{{Path: disk, Size: p.diskBytes(cfg), Serial: p.serial(), Served: cfg.ServeDisks, Seed: cfg.Seed + uint64(p.frame)}}
+		if p.diskBytes(cfg) > 0 {
+			vc.Disks = []Disk{{Path: disk, Size: p.diskBytes(cfg), Serial: p.serial(), Served: cfg.ServeDisks, Seed: cfg.Seed + uint64(p.frame)}}
+		}
 	} else {
 		vc.Firmware = cfg.Firmware
 		vc.NICs = []NIC{

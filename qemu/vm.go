@@ -454,6 +454,13 @@ func (v *VM) WaitOff(ctx context.Context) error {
 	}
 }
 
+// SetInitramfs gives a module that is off another initramfs to start with.
+func (v *VM) SetInitramfs(path string) {
+	v.power.Lock()
+	defer v.power.Unlock()
+	v.cfg.Initramfs = path
+}
+
 // Do executes a QMP command, see QMP.Do.
 func (v *VM) Do(ctx context.Context, command string, args map[string]any, out any) error {
 	v.mu.Lock()

@@ -37,6 +37,10 @@ const minDisk = 1 << 30
 // each disk looked at.
 var ErrNoDisk = errors.New("no data disk")
 
+// ErrDamaged means that the data disk is ours and its local partition cannot be
+// used as it is. The OS volumes beside it are not touched.
+var ErrDamaged = errors.New("the local partition is damaged")
+
 // DiskFacts is what PrepareDisk reads from a whole disk before it decides.
 type DiskFacts struct {
 	Path      string // "/dev/vda"
@@ -264,7 +268,7 @@ func (d *Disk) mountLocal(ctx context.Context, o DiskOptions) error {
 			return err
 		}
 		if !unused {
-			return fmt.Errorf("partition %s has no file system, but the pool is in use: repair it or restore from the partner", d.Local)
+			return fmt.Errorf("%w: %s has no file system, but the pool is in use", ErrDamaged, d.Local)
 		}
 		if err := o.Run(ctx, "/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-L", partLocal, d.Local); err != nil {
 			return err
@@ -287,7 +291,7 @@ func (d *Disk) mountLocal(ctx context.Context, o DiskOptions) error {
 		return nil
 	}
 	if err := fsckStatus(o.Run(ctx, "/sbin/e2fsck", "-p", d.Local)); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	return mount()
 }
