@@ -18,8 +18,8 @@ type File struct {
 	// Path is relative to the root of the archive, slash-separated and clean.
 	Path string
 	// Mode holds the permissions and the type: regular, fs.ModeDir,
-	// fs.ModeSymlink, or fs.ModeDevice|fs.ModeCharDevice. Zero means a regular
-	// file with 0644.
+	// fs.ModeSymlink, fs.ModeNamedPipe, or fs.ModeDevice|fs.ModeCharDevice. Zero
+	// means a regular file with 0644.
 	Mode fs.FileMode
 	// Data is the content of a regular file.
 	Data []byte
@@ -168,6 +168,8 @@ func record(f File) (cpio.Record, error) {
 		return cpio.Directory(f.Path, perm), nil
 	case fs.ModeSymlink:
 		return cpio.Symlink(f.Path, f.Link), nil
+	case fs.ModeNamedPipe:
+		return cpio.StaticRecord(nil, cpio.Info{Name: f.Path, Mode: cpio.S_IFIFO | perm}), nil
 	case fs.ModeDevice | fs.ModeCharDevice:
 		return cpio.CharDev(f.Path, perm, uint64(f.Major), uint64(f.Minor)), nil
 	}

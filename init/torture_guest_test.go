@@ -164,6 +164,24 @@ func TestTortureGuest(t *testing.T) {
 	crashKernel(t)
 }
 
+func TestHangGuest(t *testing.T) {
+	vmtest.SkipUnlessGuest(t)
+	until(t, "the service beside", func() bool { return service(t, "bystander").State == stateRunning })
+	for _, s := range status(t).Steps {
+		switch late := strings.Contains(s.Error, errLate.Error()); {
+		case s.Name == "programs" && (!late || s.Remedy == ""):
+			t.Errorf("the step that hangs: %+v", s)
+		case s.Name != "programs" && (late || s.Error != "" && !s.Optional):
+			t.Errorf("another step: %+v", s)
+		}
+	}
+	testHealth(t, 503, "boot step programs")
+	until(t, "a watchdog", func() bool { return status(t).Watchdog != nil })
+	if w := status(t).Watchdog; w.Identity != softwareWatchdog || w.TimeoutSec != tortureWatchdog || w.Starving != "" {
+		t.Errorf("watchdog %+v, want the kernel's, %d s, fed", w, tortureWatchdog)
+	}
+}
+
 func testFirstBoot(t *testing.T) {
 	if time.Now().Year() < 2020 {
 		t.Errorf("the clock was at 1970 and is at %v", time.Now())

@@ -16,6 +16,32 @@ const (
 	bombPids        = 100
 )
 
+// A boot step that never ends is left behind at its deadline, and told; all else
+// comes up. The file that it mounts is a pipe to which nobody writes. The machine
+// has no watchdog but the kernel's.
+func TestStepThatHangsInVM(t *testing.T) {
+	config, err := json.Marshal(Config{WatchdogSec: tortureWatchdog, Services: []Service{
+		{Name: "bystander", Exec: []string{"/test"}, Env: []string{childVar + "=bystander"}},
+		{Name: "health", Exec: []string{"/init", "health"}},
+		{Name: "tests", Exec: []string{"/vmtest"}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := vmtest.Run(t, vmtest.Config{
+		Package: "baystream/init", Run: "^TestHangGuest$", Init: "baystream/init",
+		Modules: []string{"softdog", "loop", "squashfs", "configfs", "evdev", "button"},
+		Files: []image.File{
+			image.Text("etc/init.json", string(config)), image.Dir("usr"), {Path: "usr.squashfs", Mode: fs.ModeNamedPipe | 0o600},
+			{Path: "dev/console", Mode: fs.ModeDevice | fs.ModeCharDevice | 0o600, Major: 5, Minor: 1},
+		},
+		Memory: 256, Timeout: 4 * time.Minute,
+	})
+	if want := `BOOT STEP FAILED: it is tried again, the rest goes on step=programs err="no end in time (30s)"`; !strings.Contains(out, want) {
+		t.Errorf("the console does not say %q", want)
+	}
+}
+
 // One VM, four boots: two crashes and a reset by the watchdog are between
 // them. What happens is in torture_guest_test.go.
 func TestTortureInVM(t *testing.T) {
