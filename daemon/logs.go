@@ -75,6 +75,13 @@ func (r report) Logs(ctx context.Context, q rest.LogQuery) (io.ReadCloser, error
 	if _, err := os.Stat(local.Ring); err != nil {
 		return nil, domain.Errorf(domain.NotFound, "log", "is not kept by this host's PID 1").Fix("Read it with journalctl -u baystreamd.")
 	}
+	if q.Follow {
+		pr, pw := io.Pipe()
+		go func() {
+			pw.CloseWithError(r.d.journal.Follow(ctx, q.Lines, func(e journal.Entry) error { return writeEntry(pw, e, q.JSON) }))
+		}()
+		return pr, nil
+	}
 	last, err := r.d.journal.Last(q.Lines)
 	if err != nil {
 		return nil, err
@@ -85,18 +92,7 @@ func (r report) Logs(ctx context.Context, q rest.LogQuery) (io.ReadCloser, error
 			return nil, err
 		}
 	}
-	if !q.Follow {
-		return io.NopCloser(&b), nil
-	}
-	pr, pw := io.Pipe()
-	go func() {
-		_, err := pw.Write(b.Bytes())
-		if err == nil {
-			err = r.d.journal.Follow(ctx, func(e journal.Entry) error { return writeEntry(pw, e, q.JSON) })
-		}
-		pw.CloseWithError(err)
-	}()
-	return pr, nil
+	return io.NopCloser(&b), nil
 }
 
 func writeEntry(w io.Writer, e journal.Entry, asJSON bool) error {

@@ -192,6 +192,10 @@ func (j *Journal) close() error {
 func (j *Journal) Last(n int) ([]Entry, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return j.last(n)
+}
+
+func (j *Journal) last(n int) ([]Entry, error) { // under mu
 	if j.cfg.Dir == "" {
 		all := (&ringReader{path: j.cfg.Ring}).old()
 		return all[max(0, len(all)-n):], nil
@@ -233,10 +237,13 @@ func decode(b []byte) []Entry {
 	return out
 }
 
-// Follow passes new entries to use until ctx ends or use fails.
-func (j *Journal) Follow(ctx context.Context, use func(Entry) error) error {
+// Follow passes the newest n entries to use, and then each new one, none left out
+// in between, until ctx ends or use fails.
+func (j *Journal) Follow(ctx context.Context, n int, use func(Entry) error) error {
 	c := make(chan Entry, subscriber)
 	j.mu.Lock()
+	old, err := j.last(n)
+	ringOnly := j.cfg.Dir == ""
 	j.subs[c] = true
 	j.mu.Unlock()
 	defer func() {
@@ -244,11 +251,26 @@ func (j *Journal) Follow(ctx context.Context, use func(Entry) error) error {
 		defer j.mu.Unlock()
 		delete(j.subs, c)
 	}()
+	if err != nil {
+		return err
+	}
+	var seen time.Time
+	for _, e := range old {
+		if err := use(e); err != nil {
+			return err
+		}
+		if ringOnly { // what the ring has is passed on once more when it is noticed
+			seen = e.Time
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case e := <-c:
+			if !seen.IsZero() && !e.Time.After(seen) {
+				continue
+			}
 			if err := use(e); err != nil {
 				return err
 			}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -106,6 +107,45 @@ func TestJournalKeepsEachLineOnce(t *testing.T) {
 	}
 	if last, err := j.Last(5); err != nil || len(last) != 5 {
 		t.Errorf("Last(5) = %d entries, %v", len(last), err)
+	}
+}
+
+// Who follows gets the last entries and all that come after them, also those that
+// come while the first are being passed on.
+func TestFollowLeavesNothingOut(t *testing.T) {
+	for name, dir := range map[string]string{"in files": t.TempDir(), "in memory": ""} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "ring")
+			ring(t, path, 0, 10)
+			j := New(Config{Ring: path, Dir: dir, Log: slog.New(slog.DiscardHandler)})
+			ctx, cancel := context.WithCancel(t.Context())
+			running := make(chan error, 1)
+			go func() { running <- j.Run(ctx) }()
+			for last := []Entry(nil); len(last) < 3; {
+				last, _ = j.Last(3)
+			}
+			var got []string
+			err := j.Follow(ctx, 3, func(e Entry) error {
+				got = append(got, e.Message)
+				switch len(got) {
+				case 1:
+					ring(t, path, 10, 20)
+				case 13:
+					cancel()
+				}
+				return nil
+			})
+			if err := errors.Join(err, <-running); err != nil {
+				t.Error(err)
+			}
+			var want []string
+			for n := 7; n < 20; n++ {
+				want = append(want, fmt.Sprintf("line %d", n))
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

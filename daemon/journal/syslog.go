@@ -111,7 +111,7 @@ const (
 func (f *Forwarder) Run(ctx context.Context, j *Journal, set Settings) error {
 	queue := make(chan Entry, 4*subscriber)
 	var dropped atomic.Int64
-	go j.Follow(ctx, func(e Entry) error {
+	go j.Follow(ctx, 0, func(e Entry) error {
 		if severities[e.Level] > severities[set.Level] {
 			return nil
 		}

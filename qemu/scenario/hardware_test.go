@@ -1,8 +1,11 @@
 package scenario
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
+	"io"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -68,7 +71,7 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 		}
 	}
 	out := s.bayctl(t, "hw")
-	for _, want := range []string{"appliance bay 1 of frame " + s.Serial, "sensors: ", "degrees C, ok", "frame manager: https://169.254.1.1, connected", "device bay 1: power off", "TPM: none"} {
+	for _, want := range []string{"appliance bay 1 of frame " + s.Serial, "sensors: ", "degrees C, ok", "frame manager: https://169.254.1.1, connected", "device bay 1: power off", "TPM: none", "watchdog: controller (IPMI), armed, resets the module when it has not been fed for 60 s"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("bayctl hw lacks %q:\n%s", want, out)
 		}
@@ -125,11 +128,38 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 		t.Errorf("the disk is in the inventory %v after the kernel's event, want 1s or less", d)
 	}
 
+	t.Run("LogFollowed", s.logFollowed)
 	t.Run("CardReplaced", s.cardReplaced)
 	t.Run("OtherDeploymentNetwork", s.otherDeployment)
 	t.Run("BranchCut", s.branchCut)
 	t.Run("FullPool", s.fullPool)
 	t.Run("AnotherBay", s.anotherBay)
+}
+
+// logFollowed reads the log as it grows.
+func (s *site) logFollowed(t *testing.T) {
+	ctx, cancel := context.WithCancel(qemu.Context(t, time.Minute))
+	defer cancel()
+	r, w := io.Pipe()
+	followed := make(chan error, 1)
+	go func() {
+		err := bayctl.Run(ctx, []string{"--frame", s.Dir(), "logs", "-n", "1", "-f"}, w, io.Discard)
+		w.CloseWithError(io.EOF)
+		followed <- err
+	}()
+	lines := bufio.NewScanner(r)
+	for n := 0; lines.Scan(); n++ {
+		if n == 0 {
+			s.bayctl(t, "status") // logs in
+		} else if strings.Contains(lines.Text(), "audit: logged out") {
+			break
+		}
+	}
+	cancel()
+	go io.Copy(io.Discard, r)
+	if err := <-followed; err != nil || lines.Err() != nil || !strings.Contains(lines.Text(), "audit: logged out") {
+		t.Errorf("bayctl logs -f: %v, %v; last line %q", err, lines.Err(), lines.Text())
+	}
 }
 
 // seenAfter finds in the log how long after the kernel's event the inventory had
