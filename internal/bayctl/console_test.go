@@ -193,8 +193,11 @@ func (o *operator) daemon(setUp bool) *http.Server {
 			w.WriteHeader(401)
 		}
 	})
-	say("GET /rest/baystream/health", 200, domain.Health{Status: "OK", Appliance: domain.Identity{Name: "VF0001, appliance 1", Role: "appliance", Version: "1.2"},
-		Parts: []domain.HealthPart{{Name: "network", Status: "Warning", Detail: "one port is down", Remedy: "Look at it."}, {Name: "storage", Status: "OK", Detail: "3 volumes"}}})
+	parts := []domain.HealthPart{{Name: "network", Status: "Warning", Detail: "one port is down", Remedy: "Look at it."}, {Name: "storage", Status: "OK", Detail: "3 volumes"}}
+	if !setUp {
+		parts = append(parts, domain.HealthPart{Name: "data disk", Status: "Critical", Detail: "there is none", Remedy: "Insert one."})
+	}
+	say("GET /rest/baystream/health", 200, domain.Health{Status: "OK", Appliance: domain.Identity{Name: "VF0001, appliance 1", Role: "appliance", Version: "1.2"}, Parts: parts})
 	say("GET /rest/baystream/net", 200, domain.NetReport{Links: []domain.NetLink{{Name: "eth0", Purpose: "management", Up: true, Carrier: true, Addresses: []string{"192.0.2.10/24"}}}})
 	say("GET /rest/baystream/storage", 200, domain.StorageReport{DataBytes: 1 << 30, DataUsed: 1 << 28, Volumes: []domain.StorageVolume{{Name: "web1", IQN: "iqn", Bytes: 1 << 30, Sessions: []string{"server1"}}}})
 	say("GET /rest/baystream/cluster", 200, domain.ClusterReport{Verdict: "one voter"})
@@ -239,7 +242,7 @@ func TestConsoleShowsTheDashboardToAdministrators(t *testing.T) {
 func TestConsoleMakesTheFirstAdministrator(t *testing.T) {
 	o := sitDown(t, "")
 	o.daemon(false)
-	o.at("Press Enter", "", "setup code: ", "WRONG", "administrator.: ", "alice", "password, at least", "correct horse", "again: ", "correct horse",
+	o.at("Press Enter", "", `CRITICAL  data disk: there is none\s+what to do: Insert one.\s+What is set up without it is lost[\s\S]*setup code: `, "WRONG", "administrator.: ", "alice", "password, at least", "correct horse", "again: ", "correct horse",
 		"not right[\\s\\S]*setup code: ", "ABCD", "administrator.: ", "alice", "password, at least", "correct horse", "again: ", "correct horse")
 	o.sees("status    OK[\\s\\S]*baystream> ") // lines, for the terminal told no size
 }

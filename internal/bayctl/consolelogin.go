@@ -152,6 +152,7 @@ func (c *console) enter(cl *client, user, word string) (bool, error) {
 
 // firstContact makes the first administrator.
 func (c *console) firstContact(cl *client) (bool, error) {
+	c.warn(cl)
 	fmt.Fprintln(c.tty, "This appliance has no administrator yet. The first serial port shows its setup code.")
 	code, err := c.askSecret("setup code: ")
 	if err != nil {
@@ -181,6 +182,29 @@ func (c *console) firstContact(cl *client) (bool, error) {
 		return false, nil
 	}
 	return c.enter(cl, user, word)
+}
+
+// warn shows what is critical to somebody who is not logged in: a module that has
+// lost its data disk looks like a new one.
+func (c *console) warn(cl *client) {
+	ctx, cancel := context.WithTimeout(c.tty.ctx, 5*time.Second)
+	defer cancel()
+	var h domain.HealthSummary
+	if _, err := cl.do(ctx, http.MethodGet, "/rest/baystream/health", nil, &h); err != nil {
+		return // the setup code is asked for all the same
+	}
+	for _, p := range h.Parts {
+		if p.Status != domain.StatusCritical {
+			continue
+		}
+		fmt.Fprintln(c.tty, cut(fmt.Sprintf("CRITICAL  %s: %s", p.Name, p.Detail), 400))
+		if p.Remedy != "" {
+			fmt.Fprintln(c.tty, "what to do:", p.Remedy)
+		}
+		if p.Name == "data disk" {
+			fmt.Fprintln(c.tty, "What is set up without it is lost at the next start.")
+		}
+	}
 }
 
 func (c *console) askHashes(admins local.Administrators) (bool, error) {

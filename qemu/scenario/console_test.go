@@ -48,14 +48,14 @@ func (o *operator) at(pairs ...string) {
 	}
 }
 
-// becomesFirst makes the operator the first administrator, with the setup code of
-// the first serial port.
-func (o *operator) becomesFirst(a *qemu.Bay) {
+// becomesFirst makes the operator the first administrator of a module whose data
+// disk is in trouble, with the setup code of the first serial port.
+func (o *operator) becomesFirst(a *qemu.Bay, trouble string) {
 	o.t.Helper()
 	m, err := a.WaitConsole(qemu.Context(o.t, 30*time.Second), regexp.MustCompile(`baystream: setup code (\S+)\s`))
 	must(o.t, err)
 	const word = "a word for this test"
-	o.at("Press Enter", "", "setup code: ", m[1], `administrator\]: `, "", "characters: ", word, "again: ", word)
+	o.at("Press Enter", "", `CRITICAL  data disk: [^\n]*`+trouble+`[^$]*what to do: [^$]*lost at the next start[^$]*setup code: `, m[1], `administrator\]: `, "", "characters: ", word, "again: ", word)
 	o.sees(`VF0001, appliance 1`)
 }
 
@@ -162,7 +162,7 @@ func TestOperatorConsole(t *testing.T) {
 	s.portHealth(t, http.StatusServiceUnavailable, `"status":"Critical"`, `"what":"data disk"`, "the local partition is damaged", "factory reset")
 	s.waitMaintenance(t, 4, false)
 	o = &operator{t: t, line: a.Diagnostics(), mark: mark}
-	o.becomesFirst(a)
+	o.becomesFirst(a, "the local partition is damaged")
 	o.sees(`CRITICAL  data disk: [^\n]*the local partition is damaged`)
 	o.sees(`what to do: [^\n]*factory reset`)
 	console := a.Console().Mark()
@@ -237,6 +237,6 @@ func TestConsoleOfAModuleInTrouble(t *testing.T) {
 	s.waitMaintenance(t, 3, true)
 	s.waitMaintenance(t, 4, false)
 	o = &operator{t: t, line: a.Diagnostics(), mark: mark}
-	o.becomesFirst(a)
+	o.becomesFirst(a, "there is no disk at all")
 	o.sees(`CRITICAL  data disk: [^\n]*there is no disk at all`)
 }
