@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"baystream/daemon/group"
 	"baystream/daemon/storage"
 	"baystream/netcfg"
 )
@@ -32,12 +33,24 @@ func Shutdown(ctx context.Context, cfg Config) error {
 	if _, kept, _, err := readKept(filepath.Join(cfg.State, netFile), frame); err == nil && kept != nil {
 		depl = *kept
 	}
+	withdraw := func() error { return nil }
 	if d.onModule() && depl.VLAN != 0 {
-		if err := netcfg.Down(netcfg.DeploymentLink(depl)); err != nil {
-			errs = append(errs, err) // the sessions end with an error then, and servers log in again
-		} else {
-			say("portal withdrawn")
+		withdraw = func() error { return netcfg.Down(netcfg.DeploymentLink(depl)) }
+	}
+	if portals, err := d.groupPortals(); err == nil && portals != nil {
+		// The mirrors need the link: a volume that ends without its partner knowing freezes.
+		withdraw = func() error {
+			var errs []error
+			for n := range portals {
+				errs = append(errs, group.Addresses{Groups: portals}.Remove(ctx, n))
+			}
+			return errors.Join(errs...)
 		}
+	}
+	if err := withdraw(); err != nil {
+		errs = append(errs, err) // the sessions end with an error then, and servers log in again
+	} else {
+		say("portal withdrawn")
 	}
 	errs = append(errs, storage.TakeDown(ctx, storage.TakeDownConfig{Log: d.log, Say: say}))
 	unix.Sync()

@@ -126,9 +126,12 @@ func (s *Storage) Meet(ctx context.Context, id string) error {
 
 // Settle ends that a volume is a draft. It becomes secondary and freezes from
 // now on when it is primary and loses its partner: who serves it is for the
-// pair to say.
+// pair to say. One that is none any more is left alone.
 func (s *Storage) Settle(ctx context.Context, id string) error {
 	return s.on(ctx, id, "settle", func(v Volume) error {
+		if !v.Draft {
+			return nil // whoever has it may be serving it
+		}
 		if s.paired.Load() != nil {
 			if err := s.releasePartitions(ctx, v); err != nil {
 				return err

@@ -106,11 +106,14 @@ func TestGuestPair(t *testing.T) {
 	if l := leg(a); l.Draft || l.Mirror.Role != mirror.Secondary || !l.Mirror.Fences || l.Exported {
 		t.Errorf("the maker's leg, settled: %+v, want a secondary that freezes without its partner", l)
 	}
-	must(a.Settle(ctx, id)) // again
 	if x, y := contents(t, a, id), contents(t, b, id); !bytes.Equal(x, y) || len(x) == 0 {
 		t.Errorf("read from both legs: %d and %d bytes, want the same", len(x), len(y))
 	}
 	must(a.Promote(ctx, id))
+	must(a.Settle(ctx, id)) // once more, of one that may be served
+	if l := leg(a); l.Mirror.Role != mirror.Primary {
+		t.Errorf("Settle took %s its role", id)
+	}
 
 	// A planned move: the same target, with what was written, on the other side.
 	access := Access{InitiatorIQN: "iqn.2026-11.org.baystream.server:pair", User: "one", Secret: "0123456789abcdef", Portal: netip.AddrPortFrom(one, 3260)}
