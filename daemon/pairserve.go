@@ -22,6 +22,7 @@ import (
 const (
 	joinLimit  = 5 * time.Minute
 	serveLimit = 30 * time.Second
+	moveLimit  = 2 * time.Minute // both copies must have been in sync for a while, as both sides say
 	pairPause  = 50 * time.Millisecond
 )
 
@@ -153,7 +154,7 @@ func (p *pairing) export(ctx context.Context, id string, a storage.Access) (neti
 	if _, err := p.put(ctx, id, func(now *pairVolume) error { now.Access = &a; return nil }); err != nil {
 		return netip.AddrPort{}, err
 	}
-	err = p.wait(ctx, "OS volume "+v.Name, "is not served yet", func() (bool, error) {
+	err = p.wait(ctx, serveLimit, "OS volume "+v.Name, "is not served yet", func() (bool, error) {
 		word, _ := p.line.Last()
 		if p.partnerHeard() && slices.Contains(word.Served, id) && slices.Contains(word.Targets, id) {
 			return true, nil
@@ -164,9 +165,9 @@ func (p *pairing) export(ctx context.Context, id string, a storage.Access) (neti
 	return a.Portal, err
 }
 
-// wait waits until ready, for serveLimit at the most.
-func (p *pairing) wait(ctx context.Context, object, what string, ready func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, serveLimit)
+// wait waits until ready, for limit at the most.
+func (p *pairing) wait(ctx context.Context, limit time.Duration, object, what string, ready func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
 		ok, err := ready()
@@ -192,7 +193,7 @@ func (p *pairing) unexport(ctx context.Context, id string) error {
 	if _, err := p.put(ctx, id, func(now *pairVolume) error { now.Access = nil; return nil }); err != nil {
 		return err
 	}
-	return p.wait(ctx, "OS volume "+v.Name, "is still served", func() (bool, error) { return !p.reachable(ctx, id), nil })
+	return p.wait(ctx, serveLimit, "OS volume "+v.Name, "is still served", func() (bool, error) { return !p.reachable(ctx, id), nil })
 }
 
 // reachable says that a volume may have a target here or at the partner.
@@ -236,7 +237,7 @@ func (p *pairing) delete(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	return p.wait(ctx, "OS volume "+v.Name, "is still being deleted", func() (bool, error) {
+	return p.wait(ctx, serveLimit, "OS volume "+v.Name, "is still being deleted", func() (bool, error) {
 		_, err := p.st.Volume(id)
 		return errors.Is(err, storage.ErrNotFound), nil
 	})
@@ -363,7 +364,7 @@ func (r *storageRole) moveGroup(ctx context.Context, name, to string) (domain.Vo
 	if err != nil {
 		return none, err
 	}
-	err = p.wait(ctx, object, "is not there yet: it moves when both copies are in sync", func() (bool, error) {
+	err = p.wait(ctx, moveLimit, object, "is not there yet: it moves when both copies are in sync", func() (bool, error) {
 		rec, _, err := p.state.grants.Read(ctx, name)
 		if err != nil || rec.Owner != want {
 			return false, err
