@@ -36,6 +36,7 @@ func main() {
 type options struct {
 	out, cache, source string
 	init, daemon       string
+	fence              string
 	flavour, version   string
 	cmdline            string
 	update             bool
@@ -53,6 +54,7 @@ func parse(args []string, out io.Writer) (options, error) {
 	flags.StringVar(&o.source, "C", ".", "build the Go programs of the module in `DIR`")
 	flags.StringVar(&o.init, "init", "", "take `FILE` as the first process instead of building ./init")
 	flags.StringVar(&o.daemon, "daemon", "", "take `FILE` as the daemon instead of building ./cmd/baystreamd; none leaves it out")
+	flags.StringVar(&o.fence, "fence", "", "take `FILE` as the mirrors' fence handler instead of building ./cmd/bayfence")
 	flags.StringVar(&o.flavour, "flavour", image.FlavourGeneric, "`FLAVOUR` of Debian's kernel, "+image.FlavourGeneric+" or "+image.FlavourCloud)
 	flags.StringVar(&o.version, "version", "devel", "`VERSION` written into os-release")
 	flags.StringVar(&o.cmdline, "cmdline", image.DefaultCmdline, "kernel command `LINE`")
@@ -120,7 +122,7 @@ func (o options) spec(ctx context.Context, progress func(string)) (image.Spec, e
 		if spec.Programs["bin/baystreamd"], err = o.program(ctx, o.daemon, "baystreamd", "./cmd/baystreamd", progress); err != nil {
 			return spec, err
 		}
-		if spec.Programs["bin/bayfence"], err = o.program(ctx, "", "bayfence", "./cmd/bayfence", progress); err != nil {
+		if spec.Programs["bin/bayfence"], err = o.program(ctx, o.fence, "bayfence", "./cmd/bayfence", progress); err != nil {
 			return spec, err
 		}
 		spec.Services = append(spec.Services, image.Daemon, image.Console, image.Health)

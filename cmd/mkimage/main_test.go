@@ -12,7 +12,7 @@ import (
 )
 
 func TestSpecTakesPrograms(t *testing.T) {
-	o, err := parse([]string{"-init", "i", "-daemon", "d", "-service", "one=f1", "-service", "two=f2"}, io.Discard)
+	o, err := parse([]string{"-init", "i", "-daemon", "d", "-fence", "h", "-service", "one=f1", "-service", "two=f2"}, io.Discard)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +20,7 @@ func TestSpecTakesPrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	programs := map[string]string{"init": "i", "bin/baystreamd": "d", "bin/one": "f1", "bin/two": "f2"}
+	programs := map[string]string{"init": "i", "bin/baystreamd": "d", "bin/bayfence": "h", "bin/one": "f1", "bin/two": "f2"}
 	if diff := cmp.Diff(programs, spec.Programs); diff != "" {
 		t.Errorf("programs (-want +got):\n%s", diff)
 	}
