@@ -133,6 +133,8 @@ type pairing struct {
 	changed chan struct{} // wakes the runner; buffered by one
 	chores  chan struct{} // wakes the keeper; buffered by one
 
+	joining sync.Mutex // held while volumes are read, and while one is joined before it is on record
+
 	mu      sync.Mutex
 	record  pairRecord
 	volumes map[string]pairVolume     // as last read
@@ -283,8 +285,9 @@ func (r *storageRole) foundGroups(ctx context.Context, self pair.Side, old strin
 			if have[n] {
 				rec.Owner, rec.Survivor, rec.Clean = self, self, false
 			}
-		case old == "" || rec.Survivor == self:
+		case old == "":
 			continue
+		case rec.Survivor == self: // written anew as it is: a clearing under way knows nothing of the new partner
 		case !have[n]:
 			rec.Survivor = pair.None
 		default:
@@ -292,8 +295,8 @@ func (r *storageRole) foundGroups(ctx context.Context, self pair.Side, old strin
 				return fmt.Errorf("group %d: %s, which was removed, has the newest data: claim that module again, or restore its volumes", n, old)
 			}
 		}
-		if _, err := r.pair.grants.Swap(ctx, group.Name(n), revision, rec); err != nil && !errors.Is(err, cluster.ErrLost) {
-			return err
+		if _, err := r.pair.grants.Swap(ctx, group.Name(n), revision, rec); err != nil && (old != "" || !errors.Is(err, cluster.ErrLost)) {
+			return fmt.Errorf("group %d: %w", n, err)
 		}
 	}
 	return nil
@@ -394,6 +397,8 @@ func (p *pairing) watch(ctx context.Context, events <-chan struct{}) error {
 func (p *pairing) read(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, lookTime)
 	defer cancel()
+	p.joining.Lock() // what joinAlone has made known must not be forgotten again
+	defer p.joining.Unlock()
 	volumes, err := p.state.volumes.List(ctx)
 	if err != nil {
 		return err
@@ -466,8 +471,14 @@ func (p *pairing) follow(ctx context.Context) {
 // decides, also when the partner is not known yet.
 func (r *storageRole) firstPairing(ctx context.Context) (*storage.Pairing, error) {
 	rec, found, err := r.pair.record.Get(ctx)
-	if err != nil || !found || rec.side(r.d.mem.ID()) == pair.None {
+	if err != nil {
 		return nil, err
+	}
+	if !found || rec.side(r.d.mem.ID()) == pair.None {
+		if r.d.mem.claimed() { // it becomes a side before it serves anything
+			return &storage.Pairing{}, nil
+		}
+		return nil, nil
 	}
 	return &storage.Pairing{Local: r.d.deployment().Address.Addr(), Secret: rec.Secret}, nil
 }
@@ -482,6 +493,9 @@ func diskID(state string) (string, error) {
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("identity of the data disk: %w", err)
+	}
+	if err == nil {
+		return "", fmt.Errorf("identity of the data disk: %s has %q, which is none: restore the file, or reset the module to its factory state", file, b)
 	}
 	id := domain.NewID()
 	return id, renameio.WriteFile(file, []byte(id+"\n"), 0o600)

@@ -11,8 +11,12 @@ import (
 	"baystream/hw/redfish"
 )
 
-// powerBack is how long a partner that was fenced stays off.
-const powerBack = 5 * time.Second
+// powerBack is how long a partner that was fenced stays off, and the pause
+// between tries to switch it on again.
+const (
+	powerBack  = 5 * time.Second
+	powerTries = 24
+)
 
 // partnerPower is what the frame managers tell of the partner's power.
 type partnerPower struct {
@@ -43,7 +47,7 @@ func (w *partnerPower) state() (off, fenceable bool) {
 		w.off, w.since = true, now()
 	}
 	if _, heard := w.p.line.Last(); w.off && heard > w.since {
-		w.off = false
+		w.off, w.on = false, false // the manager's word is old; it must be seen on again
 	}
 	return w.off, err == nil
 }
@@ -62,13 +66,17 @@ func (w *partnerPower) fence(ctx context.Context) error {
 	w.off, w.since, w.on = true, now(), true
 	w.mu.Unlock()
 	go func() {
-		ctx := context.WithoutCancel(ctx)
-		time.Sleep(powerBack)
-		ctx, cancel := context.WithTimeout(ctx, lookTime)
-		defer cancel()
-		if err := w.p.d.hw.Reset(ctx, "", m.ID, redfish.PowerOn); err != nil {
+		for range powerTries {
+			time.Sleep(powerBack)
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookTime)
+			err := w.p.d.hw.Reset(ctx, "", m.ID, redfish.PowerOn)
+			cancel()
+			if err == nil {
+				return
+			}
 			w.p.d.log.Warn("give the partner its power back", "module", m.ID, "err", err)
 		}
+		w.p.d.board.set("partner's power", domain.StatusCritical, "module "+m.ID+" was fenced and could not be switched on again", "Switch it on by hand: volumes have one copy until it is back.")
 	}()
 	return nil
 }

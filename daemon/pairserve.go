@@ -113,6 +113,8 @@ func (p *pairing) joinAlone(ctx context.Context, v pairVolume, rec pair.Record) 
 	if err := p.st.Settle(ctx, v.ID); err != nil {
 		return false, "", err
 	}
+	p.joining.Lock()
+	defer p.joining.Unlock()
 	v.Joined = true
 	p.know(v)
 	if _, err := p.grants.Swap(ctx, v.group(), rec); err != nil {
@@ -187,8 +189,8 @@ func (p *pairing) unexport(ctx context.Context, id string) error {
 	if err != nil || !found || v.Access == nil {
 		return err
 	}
-	if live := p.sessionsThere(id); len(live) > 0 {
-		return fmt.Errorf("%w: %s is logged in", storage.ErrInUse, live[0])
+	if err := p.quiet(ctx, id); err != nil {
+		return err
 	}
 	if _, err := p.put(ctx, id, func(now *pairVolume) error { now.Access = nil; return nil }); err != nil {
 		return err
@@ -209,11 +211,40 @@ func (p *pairing) reachable(ctx context.Context, id string) bool {
 	return false // it is gone, or it is frozen and withdraws
 }
 
-// sessionsThere are the initiators that are logged in at the partner.
-func (p *pairing) sessionsThere(id string) []string {
-	word, _ := p.line.Last()
-	if v, ok := p.want(id); ok && v.Access != nil && p.partnerHeard() && slices.Contains(word.Live, id) {
-		return []string{v.Access.InitiatorIQN}
+// sessionsThere are the initiators that are logged in at the partner. While it
+// does not answer and may be serving the volume, nobody can tell.
+func (p *pairing) sessionsThere(id string) ([]string, error) {
+	v, ok := p.want(id)
+	if !ok || v.Access == nil {
+		return nil, nil
+	}
+	if !p.partnerHeard() {
+		if rec := p.runner.Records()[v.group()]; rec.Owner == p.self.Other() {
+			return nil, domain.Errorf(domain.Unavailable, "OS volume "+v.Name, "is served by the other appliance, which does not answer").Fix("Wait until it is back, or until this one has taken its group over.")
+		}
+		return nil, nil
+	}
+	if word, _ := p.line.Last(); slices.Contains(word.Live, id) {
+		return []string{v.Access.InitiatorIQN}, nil
+	}
+	return nil, nil
+}
+
+// quiet says that no server is logged in, here or at the partner.
+func (p *pairing) quiet(ctx context.Context, id string) error {
+	live, err := p.sessionsThere(id)
+	if err != nil {
+		return err
+	}
+	here, err := p.st.Sessions(ctx, id)
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	for _, s := range here {
+		live = append(live, s.Initiator)
+	}
+	if len(live) > 0 {
+		return fmt.Errorf("%w: %s is logged in", storage.ErrInUse, live[0])
 	}
 	return nil
 }
@@ -221,8 +252,8 @@ func (p *pairing) sessionsThere(id string) []string {
 // delete destroys a volume: the leg here before it returns, that of the partner
 // as soon as it is there.
 func (p *pairing) delete(ctx context.Context, id string) error {
-	if live := p.sessionsThere(id); len(live) > 0 {
-		return fmt.Errorf("%w: %s is logged in", storage.ErrInUse, live[0])
+	if err := p.quiet(ctx, id); err != nil {
+		return err
 	}
 	v, err := p.put(ctx, id, func(now *pairVolume) error {
 		if now.ID == "" {
@@ -236,6 +267,9 @@ func (p *pairing) delete(ctx context.Context, id string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if own, err := p.st.Volume(id); err == nil && own.Draft && own.UUID != v.UUID { // made anew while the old one waits for the partner
+		return p.st.DeleteVolume(ctx, id)
 	}
 	return p.wait(ctx, serveLimit, "OS volume "+v.Name, "is still being deleted", func() (bool, error) {
 		_, err := p.st.Volume(id)

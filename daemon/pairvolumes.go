@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"baystream/daemon/cluster"
 	"baystream/daemon/domain"
 	"baystream/daemon/mirror"
 	"baystream/daemon/pair"
@@ -169,23 +170,29 @@ func (p *pairing) want(id string) (pairVolume, bool) {
 // is none of this incarnation.
 func (p *pairing) bringUp(ctx context.Context, id string, disown bool) error {
 	v, ok := p.want(id)
-	if !ok {
+	if !ok || !v.served() {
 		return fmt.Errorf("OS volume %s: %w", id, storage.ErrNotFound)
 	}
-	own, err := p.st.Volume(id)
-	if err == nil && own.Made && own.UUID == v.UUID {
+	if own, err := p.st.Volume(id); err == nil && own.Made && own.UUID == v.UUID {
 		if own.Draft {
 			return p.st.Settle(ctx, id)
 		}
 		return p.st.BringUp(ctx, id, disown)
 	}
-	if _, err := p.st.AdoptVolume(ctx, v.Volume); err != nil || !disown {
+	return p.newLeg(ctx, v)
+}
+
+// newLeg makes this appliance's leg of a volume that the pair has already. It
+// is as the golden image is, and may lack all that was written since: so it is
+// marked, and can become nothing but the target of a resync.
+func (p *pairing) newLeg(ctx context.Context, v pairVolume) error {
+	if _, err := p.st.AdoptVolume(ctx, v.Volume); err != nil {
 		return err
 	}
-	if err := p.st.BringDown(ctx, id); err != nil {
+	if err := p.st.BringDown(ctx, v.ID); err != nil {
 		return err
 	}
-	return p.st.BringUp(ctx, id, true)
+	return p.st.BringUp(ctx, v.ID, true)
 }
 
 func (p *pairing) expose(ctx context.Context, id string) error {
@@ -246,7 +253,11 @@ func (p *pairing) round(ctx context.Context) {
 	}
 	p.mu.Unlock()
 	slices.SortFunc(volumes, func(a, b pairVolume) int { return cmp.Compare(a.ID, b.ID) })
-	for _, v := range volumes {
+	for _, old := range volumes {
+		v, ok := p.want(old.ID) // earlier chores may have taken long
+		if !ok {
+			continue
+		}
 		p.chore(ctx, v.ID, func(ctx context.Context) error { return p.tend(ctx, v, legs) })
 	}
 	active, self, _ := p.d.mem.Active()
@@ -314,8 +325,10 @@ func (p *pairing) knows(v pairVolume) bool {
 // adopt makes the leg of a volume that the partner is making, so that it gets
 // what was written there.
 func (p *pairing) adopt(ctx context.Context, v pairVolume) error {
-	if _, err := p.st.AdoptVolume(ctx, v.Volume); err != nil {
-		return err
+	if own, err := p.st.Volume(v.ID); err != nil || !own.Made || own.UUID != v.UUID {
+		if err := p.newLeg(ctx, v); err != nil {
+			return err
+		}
 	}
 	return p.st.Connect(ctx, v.ID)
 }
@@ -342,7 +355,7 @@ func (p *pairing) remove(ctx context.Context, v pairVolume, l storage.Leg, here 
 	delete(p.shown, v.ID)
 	p.mu.Unlock()
 	if v.Gone[p.self] && (v.Gone[p.self.Other()] || rec.module(p.self.Other()) == "") {
-		return p.state.volumes.Delete(ctx, v.ID)
+		return p.forget(ctx, v)
 	}
 	if v.Gone[p.self] {
 		return nil
@@ -361,6 +374,18 @@ func (p *pairing) remove(ctx context.Context, v pairVolume, l storage.Leg, here 
 		return nil
 	}
 	return err
+}
+
+// forget removes the record of a deletion that has ended everywhere, unless a
+// volume was made anew under its id.
+func (p *pairing) forget(ctx context.Context, v pairVolume) error {
+	return cluster.Atomically(ctx, p.d.state.Client, func(tx *cluster.Txn) error {
+		now, found, err := p.state.volumes.GetIn(tx, v.ID)
+		if err == nil && found && now.Deleting && now.UUID == v.UUID {
+			p.state.volumes.DeleteIn(tx, v.ID)
+		}
+		return err
+	})
 }
 
 // partnerHeard says that the partner spoke a moment ago.

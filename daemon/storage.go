@@ -30,7 +30,7 @@ type storageRole struct {
 	d       *Daemon
 	pair    pairState
 	settled chan struct{} // closed when the first attempt to come up has ended
-	alone   atomic.Bool   // there is no pair: nobody else has a portal address
+	alone   atomic.Bool   // there is no pair, and servers boot here: the portal address is this appliance's
 
 	mu sync.RWMutex
 	st *storage.Storage
@@ -94,8 +94,10 @@ func (r *storageRole) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if r.alone.Store(pairing == nil); pairing == nil {
-		r.holdPortal(ctx) // before targets are made there
+	if r.alone.Store(false); pairing == nil {
+		if err := r.serveAlone(ctx); err != nil {
+			return err
+		}
 	}
 	st, err := storage.Open(ctx, storage.Config{
 		MetaDev: r.d.disk.Meta, DataDev: r.d.disk.Data, Records: newRecords(r.d.state, disk), Pair: pairing, Log: r.d.log.With("part", "storage"),
@@ -172,6 +174,23 @@ func (r *storageRole) Ready() error {
 	}
 	if r.d.net != nil && r.d.net.deploymentOnTrial() {
 		return domain.Errorf(domain.Unavailable, "deployment network", "is on trial: what is served there now may lose its address").Fix("Confirm the change or wait until it takes itself back; see bayctl net.")
+	}
+	return nil
+}
+
+// serveAlone holds the portal address from the start if somebody boots there: a
+// blank module must not take it from those that serve.
+func (r *storageRole) serveAlone(ctx context.Context) error {
+	volumes, err := r.pair.volumes.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, v := range volumes {
+		if v.Access != nil {
+			r.alone.Store(true)
+			r.holdPortal(ctx) // before targets are made there
+			return nil
+		}
 	}
 	return nil
 }
@@ -335,6 +354,9 @@ func (r *storageRole) Export(ctx context.Context, id string, a deploy.Access) (n
 	if err := r.grant(ctx, id, &access); err != nil {
 		return netip.AddrPort{}, err
 	}
+	if !r.alone.Swap(true) {
+		r.holdPortal(ctx)
+	}
 	_, err = st.Export(ctx, id, access)
 	return access.Portal, kinds(err, "OS volume "+id)
 }
@@ -387,7 +409,7 @@ func (r *storageRole) Sessions(ctx context.Context, id string) ([]string, error)
 		out = append(out, s.Initiator)
 	}
 	if p := r.paired(); p != nil && len(out) == 0 {
-		out = p.sessionsThere(id)
+		return p.sessionsThere(id)
 	}
 	return out, nil
 }

@@ -60,7 +60,7 @@ func realImage(t *testing.T, dir string) *Built {
 	}
 	check := filepath.Join(programs, "init")
 	cmd := exec.CommandContext(t.Context(), filepath.Join(programs, "mkimage"),
-		"-o", dir, "-cache", cacheDir(t), "-init", check, "-daemon", check, "-service", "check="+check)
+		"-o", dir, "-cache", cacheDir(t), "-init", check, "-daemon", check, "-fence", check, "-service", "check="+check)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("mkimage: %v\n%s", err, out)

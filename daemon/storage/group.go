@@ -113,6 +113,8 @@ func (s *Storage) AdoptVolume(ctx context.Context, v Volume) (Volume, error) {
 	defer unlock()
 	own, found := s.book.volume(v.ID)
 	switch {
+	case found && own.Draft:
+		return Volume{}, fmt.Errorf("adopt OS volume %s (%s): %w: this appliance makes one of that id itself", v.Name, v.ID, ErrConflict)
 	case found && own.UUID != v.UUID: // a leg of an older incarnation is worth nothing
 		if err := s.destroy(ctx, own); err != nil {
 			return Volume{}, fmt.Errorf("adopt OS volume %s (%s): leg of an older incarnation: %w", v.Name, v.ID, err)

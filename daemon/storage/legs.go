@@ -2,7 +2,7 @@ package storage
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -174,8 +174,8 @@ func (s *Storage) OpenVolume(ctx context.Context, id string) (f *os.File, size i
 		case found && st.Role == mirror.Primary:
 			f, err = os.Open(v.Device())
 			return err
-		case !found || st.Disk != mirror.UpToDate:
-			return fmt.Errorf("its copy here is not up to date: wait for the resync")
+		case !found || st.Disk != mirror.UpToDate || st.Connection != mirror.Connected:
+			return errors.New("its copy here may be older than the partner's: wait for the resync")
 		}
 		if f, err = os.Open(st.Leg); err != nil {
 			return err
