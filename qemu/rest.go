@@ -162,6 +162,9 @@ type Task struct {
 	} `json:"progressUpdates"`
 }
 
+// taskLook is how long an answer about a task may take.
+const taskLook = 2 * time.Second
+
 var runningStates = []string{"New", "Pending", "Running", "Starting", "Stopping", "Suspended"}
 
 // Run sends a request that the appliance answers with a task, and waits for
@@ -191,7 +194,10 @@ func (c *Client) WaitTask(ctx context.Context, t Task, progress func(Task)) (Tas
 		case <-time.After(taskInterval):
 		}
 		var refused *RESTError
-		if err := c.Get(ctx, t.URI, &t); errors.As(err, &refused) && refused.Status < http.StatusInternalServerError {
+		once, cancel := context.WithTimeout(ctx, Deadline(taskLook))
+		err := c.Get(once, t.URI, &t)
+		cancel()
+		if errors.As(err, &refused) && refused.Status < http.StatusInternalServerError {
 			return t, err
 		}
 	}

@@ -259,8 +259,13 @@ const Home = "home"
 // MoveGroup moves a storage group to a module, by its serial number, or Home,
 // as a planned step.
 func (s *Site) MoveGroup(ctx context.Context, group, to string) error {
-	return s.REST.Do(ctx, "POST", "/rest/baystream/storage/groups/"+group+"/owner", map[string]string{"to": to}, nil)
+	return again(ctx, moveTime, func(ctx context.Context) error {
+		return s.REST.Do(ctx, "POST", "/rest/baystream/storage/groups/"+group+"/owner", map[string]string{"to": to}, nil)
+	})
 }
+
+// moveTime is how long one request to move a group may take.
+const moveTime = 10 * time.Second
 
 // SwitchOver hands management over to a module, as a planned step.
 func (s *Site) SwitchOver(ctx context.Context, to *qemu.Bay) error {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"baystream/qemu"
 )
 
 // How long one attempt to write may take, and the pause before the next: short
@@ -42,11 +44,30 @@ func (s *Site) FirstWrite(ctx context.Context, name string, began time.Time) (ti
 		_, err := s.create(one, fmt.Sprintf("%s %d", name, n))
 		cancel()
 		if err == nil {
-			return time.Since(began), s.forget(ctx, name)
+			took := time.Since(began)
+			return took, again(ctx, attemptTime, func(ctx context.Context) error { return s.forget(ctx, name) })
 		}
 		select {
 		case <-ctx.Done():
 			return 0, fmt.Errorf("no write was accepted: %w; the last attempt: %w", ctx.Err(), err)
+		case <-time.After(attemptPause):
+		}
+	}
+}
+
+// again does f, which may be repeated, until it goes well or ctx ends. Each time
+// has a limit: an answer does not come when the address has moved meanwhile.
+func again(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	for {
+		once, cancel := context.WithTimeout(ctx, qemu.Deadline(limit))
+		err := f(once)
+		cancel()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
 		case <-time.After(attemptPause):
 		}
 	}
