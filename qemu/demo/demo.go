@@ -84,7 +84,9 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	s.table()
-	s.printf("\n%s", s.around())
+	if !o.Pair {
+		s.printf("\n%s", s.around())
+	}
 	s.printf("%s: ok", name)
 	if o.Hold != nil {
 		return o.Hold(ctx, s.frame)
