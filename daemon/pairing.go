@@ -154,7 +154,7 @@ func now() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// portalsOf are the addresses of the storage groups, as the frame sets them; nil
+// groupPortals are the addresses of the storage groups, as the frame sets them; nil
 // without the setting.
 func (d *Daemon) groupPortals() (map[int]netip.Addr, error) {
 	text := d.inv.Settings["portals"]

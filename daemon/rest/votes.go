@@ -31,6 +31,15 @@ func (s *Server) membership() (Membership, error) {
 }
 
 func (s *Server) votes(w http.ResponseWriter, r *http.Request) error {
+	return s.withVotes(r, func(v domain.VotesReport) error { return s.ok(w, v) })
+}
+
+// storageGroups are where the storage groups are.
+func (s *Server) storageGroups(w http.ResponseWriter, r *http.Request) error {
+	return s.withVotes(r, func(v domain.VotesReport) error { return s.ok(w, v.Groups) })
+}
+
+func (s *Server) withVotes(r *http.Request, answer func(domain.VotesReport) error) error {
 	m, err := s.membership()
 	if err != nil {
 		return err
@@ -39,7 +48,7 @@ func (s *Server) votes(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.ok(w, v)
+	return answer(v)
 }
 
 // handOver moves management to the other appliance.
@@ -81,17 +90,4 @@ func (s *Server) moveGroup(w http.ResponseWriter, r *http.Request) error {
 	}
 	s.Log.Info("audit: storage group moved", "group", name, "to", req.To, "by", owner(r), "source", source(r))
 	return s.ok(w, g)
-}
-
-// storageGroups are where the storage groups are.
-func (s *Server) storageGroups(w http.ResponseWriter, r *http.Request) error {
-	m, err := s.membership()
-	if err != nil {
-		return err
-	}
-	v, err := m.Votes(r.Context())
-	if err != nil {
-		return err
-	}
-	return s.ok(w, v.Groups)
 }
