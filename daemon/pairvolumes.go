@@ -179,20 +179,8 @@ func (p *pairing) bringUp(ctx context.Context, id string, disown bool) error {
 		}
 		return p.st.BringUp(ctx, id, disown)
 	}
-	return p.newLeg(ctx, v)
-}
-
-// newLeg makes this appliance's leg of a volume that the pair has already. It
-// is as the golden image is, and may lack all that was written since: so it is
-// marked, and can become nothing but the target of a resync.
-func (p *pairing) newLeg(ctx context.Context, v pairVolume) error {
-	if _, err := p.st.AdoptVolume(ctx, v.Volume); err != nil {
-		return err
-	}
-	if err := p.st.BringDown(ctx, v.ID); err != nil {
-		return err
-	}
-	return p.st.BringUp(ctx, v.ID, true)
+	_, err := p.st.AdoptVolume(ctx, v.Volume) // it is as the golden image is: the target of a resync
+	return err
 }
 
 func (p *pairing) expose(ctx context.Context, id string) error {
@@ -325,10 +313,8 @@ func (p *pairing) knows(v pairVolume) bool {
 // adopt makes the leg of a volume that the partner is making, so that it gets
 // what was written there.
 func (p *pairing) adopt(ctx context.Context, v pairVolume) error {
-	if own, err := p.st.Volume(v.ID); err != nil || !own.Made || own.UUID != v.UUID {
-		if err := p.newLeg(ctx, v); err != nil {
-			return err
-		}
+	if _, err := p.st.AdoptVolume(ctx, v.Volume); err != nil {
+		return err
 	}
 	return p.st.Connect(ctx, v.ID)
 }

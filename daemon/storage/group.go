@@ -102,8 +102,9 @@ func (s *Storage) on(ctx context.Context, id, what string, f func(Volume) error)
 }
 
 // AdoptVolume makes the leg of a volume that the partner has made, from its
-// record: the same incarnation (UUID), so that it is up to date at birth, or
-// gets what was written meanwhile at the first Connect. The golden image must
+// record: the same incarnation (UUID), so that it gets what was written since
+// the beginning at the first Connect, and nothing more. Until then it is marked
+// as what may lack something: it cannot serve. The golden image must
 // be here with the same digest. It does not become primary.
 func (s *Storage) AdoptVolume(ctx context.Context, v Volume) (Volume, error) {
 	unlock, err := s.book.lock(ctx, v.ID)
@@ -131,7 +132,16 @@ func (s *Storage) AdoptVolume(ctx context.Context, v Volume) (Volume, error) {
 			return Volume{}, fmt.Errorf("adopt OS volume %s (%s): %w", v.Name, v.ID, err)
 		}
 	}
-	own, err = s.makeLeg(ctx, own, !found, func(v Volume) error { return s.attach(ctx, v, true, true) })
+	own, err = s.makeLeg(ctx, own, !found, func(v Volume) error {
+		leg, _, err := s.activateLeg(ctx, v, true)
+		if err == nil { // before it counts as made: a crash must not leave a leg that passes for whole
+			err = mirror.Disown(leg, v.sectors())
+		}
+		if err != nil {
+			return err
+		}
+		return s.attach(ctx, v, false, true)
+	})
 	if err != nil {
 		return Volume{}, fmt.Errorf("adopt OS volume %s (%s): %w", v.Name, v.ID, err)
 	}
